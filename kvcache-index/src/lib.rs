@@ -1,0 +1,15 @@
+//! Which worker holds which KV blocks.
+//!
+//! Block identities, the events that announce blocks, and the index a router
+//! keeps from them. Pure: no IO, no clock, no task; the router's subscription
+//! and the simulator drive the same code.
+
+pub mod block_hash;
+pub mod event;
+pub mod feed;
+pub mod prefix_index;
+
+pub use block_hash::{BlockHash, HashScope};
+pub use event::KvEvent;
+pub use feed::{Feed, FeedError};
+pub use prefix_index::{Overlaps, PrefixIndex, WorkerSlot};

@@ -1,0 +1,198 @@
+//! The workers as this router knows them: who is there, what they serve, which
+//! blocks they hold, how loaded they are, and what this router has booked.
+//!
+//! One critical section chooses and books, so that two requests never take the
+//! same gap. A worker's state comes from its own event stream (`link`); what
+//! this router sends is added to it until the worker's next report shows it.
+
+mod booking;
+mod client;
+mod link;
+mod members;
+mod state;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kvcache_index::HashScope;
+use proto::ErrorCode;
+use tokio::sync::{Notify, watch as watched};
+
+pub use booking::{Booking, Explanation, WorkerRef};
+pub use client::{DecodeEvent, PrefillEvent, WorkerClient};
+pub use link::Config;
+pub use members::watch;
+
+use crate::error::ApiError;
+use crate::metrics::Metrics;
+use crate::plan::{self, Ask};
+use crate::sequence::Sequence;
+use crate::tokenize::Model;
+use state::State;
+
+/// A worker's start that is not to be tried again for a sequence.
+pub type Excluded = Vec<(kvcache_index::WorkerSlot, u64)>;
+
+/// The workers, shared by all requests.
+#[derive(Debug)]
+pub struct Cluster {
+    state: Mutex<State>,
+    released: Notify,
+    connected: watched::Sender<usize>,
+    metrics: Arc<Metrics>,
+}
+
+impl Cluster {
+    pub fn new(metrics: Arc<Metrics>) -> Arc<Cluster> {
+        Arc::new(Cluster {
+            state: Mutex::new(State::default()),
+            released: Notify::new(),
+            connected: watched::Sender::new(0),
+            metrics,
+        })
+    }
+
+    /// The model of that name, whether or not a worker serves it right now.
+    pub fn model(&self, name: &str) -> Result<Arc<Model>, ApiError> {
+        let state = self.state();
+        state.model(name).ok_or_else(|| {
+            let known = state.served_models();
+            let known: Vec<&str> = known.iter().map(|model| model.name()).collect();
+            ApiError {
+                param: Some("model".to_owned()),
+                ..ApiError::new(
+                    ErrorCode::ModelNotFound,
+                    format!(
+                        "the model `{name}` does not exist; this cluster serves: {}",
+                        if known.is_empty() {
+                            "no model yet".to_owned()
+                        } else {
+                            known.join(", ")
+                        }
+                    ),
+                )
+            }
+        })
+    }
+
+    /// The models that at least one connected worker serves, by name.
+    pub fn served_models(&self) -> Vec<Arc<Model>> {
+        self.state().served_models()
+    }
+
+    /// Connected workers, over all models.
+    pub fn connected_workers(&self) -> usize {
+        *self.connected.borrow()
+    }
+
+    /// The number of connected workers, as it changes.
+    pub fn watch_connected(&self) -> watched::Receiver<usize> {
+        self.connected.subscribe()
+    }
+
+    /// Until `workers` are connected.
+    pub async fn joined(&self, workers: usize) {
+        let mut connected = self.connected.subscribe();
+        // Fails only when the sender is gone, which lives in self.
+        let _ = connected.wait_for(|now| *now >= workers).await;
+    }
+
+    /// Chooses workers for `sequence`, of which `generated` tokens exist
+    /// already, and books them.
+    pub fn book(
+        self: &Arc<Self>,
+        sequence: &Sequence,
+        generated: &[u32],
+        excluded: &Excluded,
+    ) -> Result<Booking, ApiError> {
+        let _measured = self.metrics.measure_plan();
+        let hashes = block_hashes(sequence, generated);
+        let ask = Ask {
+            prompt_tokens: sequence.prompt.len() + generated.len(),
+            max_tokens: sequence.sampling.max_tokens.saturating_sub(generated.len()),
+            block_size: sequence.model.block_size(),
+            may_split: sequence.sampling.prompt_logprobs.is_none()
+                && sequence.sampling.max_tokens > generated.len() + 1,
+        };
+        let mut state = self.state();
+        let candidates = state.candidates(&sequence.model, &hashes, excluded);
+        let turn = state.next_turn();
+        let plan = plan::plan(&ask, &candidates, turn).ok_or_else(|| no_worker(sequence))?;
+        let (id, decode, prefill) = state.book(&plan, &ask);
+        let explanation = Explanation::new(&plan, &candidates, &ask, &state);
+        drop(state);
+        Ok(Booking::new(
+            self.clone(),
+            id,
+            (decode, prefill),
+            explanation,
+            self.metrics.clone(),
+        ))
+    }
+
+    /// A request found `worker` unreachable: it gets no new work until its link
+    /// has seen it alive.
+    pub fn suspect(&self, worker: &WorkerRef) {
+        self.state().suspect(worker.slot, worker.epoch);
+    }
+
+    /// Until no booking is left.
+    pub async fn idle(&self) {
+        loop {
+            let released = self.released.notified();
+            if self.state().bookings() == 0 {
+                return;
+            }
+            released.await;
+        }
+    }
+
+    /// The set of connected workers may have changed.
+    fn count_connected(&self) {
+        let connected = self.state().connected();
+        self.metrics.connected_workers.set(connected as f64);
+        self.connected.send_if_modified(|known| {
+            let changed = *known != connected;
+            *known = connected;
+            changed
+        });
+    }
+
+    fn release(&self, booking: u64) {
+        self.state().release(booking);
+        self.released.notify_waiters();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn no_worker(sequence: &Sequence) -> ApiError {
+    ApiError {
+        retry_after: Some(1),
+        ..ApiError::new(
+            ErrorCode::NoWorker,
+            format!(
+                "no worker that serves `{}` can be reached now; try again later",
+                sequence.model.name()
+            ),
+        )
+    }
+}
+
+/// Short identities of all full blocks of prompt and generated tokens.
+fn block_hashes(sequence: &Sequence, generated: &[u32]) -> Vec<u64> {
+    let block_size = sequence.model.block_size();
+    let scope = HashScope::new(
+        sequence.model.fingerprint(),
+        &sequence.cache_salt,
+        block_size,
+    );
+    let hashes = if generated.is_empty() {
+        scope.full_blocks(&sequence.prompt, block_size)
+    } else {
+        let tokens = [&sequence.prompt, generated].concat();
+        scope.full_blocks(&tokens, block_size)
+    };
+    hashes.into_iter().map(|hash| hash.short()).collect()
+}

@@ -1,0 +1,184 @@
+use super::*;
+use crate::plan::{self, Role};
+use crate::tokenize::fixture;
+
+const ASK: Ask = Ask {
+    prompt_tokens: 100,
+    max_tokens: 10,
+    block_size: 16,
+    may_split: true,
+};
+
+fn model_named(name: &str, fingerprint: &str) -> Arc<Model> {
+    let card = crate::tokenize::ModelCard {
+        name: name.to_owned(),
+        fingerprint: fingerprint.to_owned(),
+        ..fixture::byte_level_card()
+    };
+    Arc::new(Model::new(card).expect("a valid card"))
+}
+
+fn joining(slot: u32, epoch: u64, role: Role, model: &Arc<Model>) -> Joining {
+    Joining {
+        slot: WorkerSlot(slot),
+        description: Arc::new(Description {
+            worker_id: format!("worker-{slot}"),
+            epoch,
+            model: model.name().to_owned(),
+            model_fingerprint: model.fingerprint().to_owned(),
+            role,
+            block_size: 16,
+            max_model_len: 512,
+            vocab_size: 300,
+        }),
+        client: WorkerClient::unconnected(),
+        model: model.clone(),
+        recheck: Arc::default(),
+    }
+}
+
+fn idle() -> WorkerStatus {
+    WorkerStatus {
+        free_blocks: 100,
+        ..WorkerStatus::default()
+    }
+}
+
+/// Connected workers with these roles, in slots 0, 1, ...
+fn state_of(model: &Arc<Model>, roles: &[Role]) -> State {
+    let mut state = State::default();
+    for (slot, role) in (0..).zip(roles) {
+        state.join(joining(slot, 1, *role, model)).expect("joins");
+        state.status(WorkerSlot(slot), idle());
+    }
+    state
+}
+
+fn loads(state: &State, model: &Model) -> Vec<(u32, u64, u32)> {
+    state
+        .candidates(model, &[], &Excluded::new())
+        .iter()
+        .map(|it| (it.worker.0, it.load.queued_tokens, it.load.sequences))
+        .collect()
+}
+
+fn book(state: &mut State, model: &Model) -> u64 {
+    let candidates = state.candidates(model, &[], &Excluded::new());
+    let plan = plan::plan(&ASK, &candidates, 0).expect("somebody is there");
+    state.book(&plan, &ASK).0
+}
+
+#[tokio::test]
+async fn a_booking_counts_until_the_worker_reports_it() {
+    let model = model_named("m", "f");
+    let mut state = state_of(&model, &[Role::Prefill, Role::Decode]);
+    let booking = book(&mut state, &model);
+    assert_eq!(loads(&state, &model), [(0, 100, 1), (1, 0, 1)]);
+    // A status that was on its way before the worker accepted changes nothing.
+    state.status(WorkerSlot(0), idle());
+    assert_eq!(loads(&state, &model), [(0, 100, 1), (1, 0, 1)]);
+    state.accepted(booking, WorkerSlot(0));
+    state.status(WorkerSlot(0), idle());
+    assert_eq!(loads(&state, &model), [(0, 0, 0), (1, 0, 1)]);
+    state.release(booking);
+    assert_eq!(loads(&state, &model), [(0, 0, 0), (1, 0, 0)]);
+    assert_eq!(state.bookings(), 0);
+}
+
+#[tokio::test]
+async fn a_booking_on_a_former_start_is_released_without_trace() {
+    let model = model_named("m", "f");
+    let mut state = state_of(&model, &[Role::Both]);
+    let booking = book(&mut state, &model);
+    state
+        .join(joining(0, 2, Role::Both, &model))
+        .expect("joins");
+    state.status(WorkerSlot(0), idle());
+    state.release(booking);
+    assert_eq!(loads(&state, &model), [(0, 0, 0)]);
+}
+
+#[tokio::test]
+async fn a_restart_leaves_no_blocks_and_a_reconnect_keeps_them() {
+    let model = model_named("m", "f");
+    let mut state = state_of(&model, &[Role::Both]);
+    let stored = KvEvent::Stored {
+        parent: 0,
+        hashes: vec![7, 8],
+    };
+    state.apply(WorkerSlot(0), &stored);
+    let cached = |state: &State| {
+        let candidates = state.candidates(&model, &[7, 8, 9], &Excluded::new());
+        candidates.first().map(|candidate| candidate.cached_tokens)
+    };
+    assert_eq!(cached(&state), Some(32));
+    state.disconnected(WorkerSlot(0));
+    assert_eq!(cached(&state), None);
+    state
+        .join(joining(0, 1, Role::Both, &model))
+        .expect("joins");
+    state.status(WorkerSlot(0), idle());
+    assert_eq!(cached(&state), Some(32));
+    state
+        .join(joining(0, 2, Role::Both, &model))
+        .expect("joins");
+    state.status(WorkerSlot(0), idle());
+    assert_eq!(cached(&state), Some(0));
+}
+
+#[tokio::test]
+async fn draining_suspected_and_excluded_workers_get_nothing() {
+    let model = model_named("m", "f");
+    let mut state = state_of(&model, &[Role::Both, Role::Both, Role::Both]);
+    state.status(
+        WorkerSlot(0),
+        WorkerStatus {
+            draining: true,
+            ..idle()
+        },
+    );
+    state.suspect(WorkerSlot(1), 1);
+    assert_eq!(loads(&state, &model), [(2, 0, 0)]);
+    let excluded = vec![(WorkerSlot(2), 1)];
+    assert!(state.candidates(&model, &[], &excluded).is_empty());
+    state.trust(WorkerSlot(1));
+    assert_eq!(state.candidates(&model, &[], &excluded).len(), 1);
+    // The next start of an excluded worker is another worker.
+    state
+        .join(joining(2, 2, Role::Both, &model))
+        .expect("joins");
+    state.status(WorkerSlot(2), idle());
+    assert_eq!(state.candidates(&model, &[], &excluded).len(), 2);
+}
+
+#[tokio::test]
+async fn one_name_stands_for_one_model_at_a_time() {
+    let (model, other) = (model_named("m", "f"), model_named("m", "g"));
+    let mut state = state_of(&model, &[Role::Both]);
+    assert!(state.join(joining(1, 1, Role::Both, &other)).is_err());
+    state.disconnected(WorkerSlot(0));
+    state
+        .join(joining(1, 1, Role::Both, &other))
+        .expect("the first is gone");
+    state.status(WorkerSlot(1), idle());
+    let known = state.model("m").expect("known");
+    assert_eq!(known.fingerprint(), "g");
+}
+
+#[tokio::test]
+async fn models_live_side_by_side() {
+    let (a, b) = (model_named("a", "f"), model_named("b", "g"));
+    let mut state = state_of(&a, &[Role::Both]);
+    state.join(joining(1, 1, Role::Both, &b)).expect("joins");
+    state.status(WorkerSlot(1), idle());
+    let names: Vec<String> = state
+        .served_models()
+        .iter()
+        .map(|model| model.name().to_owned())
+        .collect();
+    assert_eq!(names, ["a", "b"]);
+    assert_eq!(loads(&state, &b), [(1, 0, 0)]);
+    state.disconnected(WorkerSlot(1));
+    assert_eq!(state.served_models().len(), 1);
+    assert!(state.model("b").is_some());
+}

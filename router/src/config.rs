@@ -1,0 +1,76 @@
+//! The router's configuration.
+
+use runtime::config::{ByteSize, Check};
+use runtime::membership::WorkerAddress;
+
+use crate::openai::Limits;
+use crate::{admission, cluster, tokenize};
+
+// No flag may be called `port`, `host` or `service-*`: Kubernetes sets
+// KVASIR_ROUTER_PORT and the like in every pod beside a service of that name.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+pub struct Config {
+    /// Where clients connect: OpenAI HTTP and gRPC on one port
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "HOST:PORT")]
+    pub listen: String,
+    /// A worker (grpc://HOST:PORT); once for each
+    #[arg(long, value_name = "ADDRESS")]
+    pub worker: Vec<WorkerAddress>,
+    /// Largest request body; a token takes about 4 bytes of text
+    #[arg(long, default_value = "16MiB", value_name = "SIZE")]
+    pub max_body_size: ByteSize,
+    /// Most sequences one request may ask for: prompts times `n`
+    #[arg(long, default_value_t = 128, value_name = "N")]
+    pub max_sequences_per_request: usize,
+    /// Threads that render chat templates and tokenise: a long prompt keeps one
+    /// busy for about 1 ms per 1,000 tokens [default: one per core]
+    #[arg(long, value_name = "N")]
+    pub tokenize_threads: Option<usize>,
+    /// Memory for tokens of text encoded before: about the text of all
+    /// conversations that go on
+    #[arg(long, default_value = "64MiB", value_name = "SIZE")]
+    pub tokenize_cache: ByteSize,
+    #[command(flatten)]
+    pub admission: admission::Config,
+    #[command(flatten)]
+    pub link: cluster::Config,
+}
+
+impl Config {
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            max_body_bytes: usize::try_from(self.max_body_size.0).unwrap_or(usize::MAX),
+            max_sequences: self.max_sequences_per_request,
+        }
+    }
+
+    pub(crate) fn tokenize(&self) -> tokenize::Config {
+        let defaults = tokenize::Config::default();
+        tokenize::Config {
+            threads: self.tokenize_threads.unwrap_or(defaults.threads),
+            cache_bytes: usize::try_from(self.tokenize_cache.0).unwrap_or(usize::MAX),
+            ..defaults
+        }
+    }
+}
+
+impl Check for Config {
+    fn check(&self, mistakes: &mut Vec<String>) {
+        if self.worker.is_empty() {
+            mistakes.push("--worker is missing: name at least one, as grpc://HOST:PORT".to_owned());
+        }
+        if self.admission.max_concurrent_requests == 0 {
+            mistakes.push("--max-concurrent-requests must be at least 1".to_owned());
+        }
+        if self.tokenize_threads == Some(0) {
+            mistakes.push("--tokenize-threads must be at least 1".to_owned());
+        }
+        if self.max_sequences_per_request == 0 {
+            mistakes.push("--max-sequences-per-request must be at least 1".to_owned());
+        }
+        if self.link.reconnect_min.0 > self.link.reconnect_max.0 {
+            mistakes.push("--reconnect-min must not exceed --reconnect-max".to_owned());
+        }
+    }
+}

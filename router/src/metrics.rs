@@ -1,0 +1,196 @@
+//! The router's metrics: handles made once, names nowhere else.
+
+use std::time::Instant;
+
+use metrics::{
+    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram,
+    gauge, histogram,
+};
+
+/// All handles, made inside a [`runtime::MetricsPage`]'s `record`.
+#[derive(Clone)]
+pub struct Metrics {
+    /// Requests that hold a permit.
+    pub permits: Gauge,
+    pub queued_requests: Gauge,
+    pub shed_requests: Counter,
+    /// Sequences that hold a booking.
+    pub bookings: Gauge,
+    pub planned_split: Counter,
+    pub planned_undivided: Counter,
+    pub replans: Counter,
+    pub migrations: Counter,
+    pub sequences_finished: Counter,
+    pub sequences_failed: Counter,
+    pub sequences_cancelled: Counter,
+    pub prompt_tokens: Counter,
+    pub cached_tokens: Counter,
+    pub generated_tokens: Counter,
+    pub time_to_first_token: Histogram,
+    pub inter_token_latency: Histogram,
+    pub sequence_duration: Histogram,
+    pub tokenize_duration: Histogram,
+    pub plan_duration: Histogram,
+    pub connected_workers: Gauge,
+    pub index_blocks: Gauge,
+    pub event_gaps: Counter,
+    pub snapshots: Counter,
+}
+
+impl Metrics {
+    pub fn new() -> Metrics {
+        describe();
+        let sequences =
+            |outcome: &'static str| counter!("kvasir_router_sequences_total", "outcome" => outcome);
+        let plans = |kind: &'static str| counter!("kvasir_router_plans_total", "kind" => kind);
+        Metrics {
+            permits: gauge!("kvasir_router_permits"),
+            queued_requests: gauge!("kvasir_router_queued_requests"),
+            shed_requests: counter!("kvasir_router_shed_requests_total"),
+            bookings: gauge!("kvasir_router_bookings"),
+            planned_split: plans("split"),
+            planned_undivided: plans("undivided"),
+            replans: counter!("kvasir_router_replans_total"),
+            migrations: counter!("kvasir_router_migrations_total"),
+            sequences_finished: sequences("finished"),
+            sequences_failed: sequences("failed"),
+            sequences_cancelled: sequences("cancelled"),
+            prompt_tokens: counter!("kvasir_router_prompt_tokens_total"),
+            cached_tokens: counter!("kvasir_router_cached_tokens_total"),
+            generated_tokens: counter!("kvasir_router_generated_tokens_total"),
+            time_to_first_token: histogram!("kvasir_router_time_to_first_token_seconds"),
+            inter_token_latency: histogram!("kvasir_router_inter_token_latency_seconds"),
+            sequence_duration: histogram!("kvasir_router_sequence_duration_seconds"),
+            tokenize_duration: histogram!("kvasir_router_tokenize_duration_seconds"),
+            plan_duration: histogram!("kvasir_router_plan_duration_seconds"),
+            connected_workers: gauge!("kvasir_router_connected_workers"),
+            index_blocks: gauge!("kvasir_router_index_blocks"),
+            event_gaps: counter!("kvasir_router_event_gaps_total"),
+            snapshots: counter!("kvasir_router_snapshots_total"),
+        }
+    }
+
+    pub fn measure_tokenize(&self) -> Measured {
+        measure(&self.tokenize_duration)
+    }
+
+    pub fn measure_plan(&self) -> Measured {
+        measure(&self.plan_duration)
+    }
+
+    /// Handles that record nothing.
+    pub fn unrecorded() -> Metrics {
+        metrics::with_local_recorder(&metrics::NoopRecorder, Metrics::new)
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics::new()
+    }
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+/// Records the time until it is dropped.
+pub struct Measured {
+    histogram: Histogram,
+    started: Instant,
+}
+
+impl Drop for Measured {
+    fn drop(&mut self) {
+        self.histogram.record(self.started.elapsed());
+    }
+}
+
+/// A finished HTTP request.
+pub fn count_request(path: String, status: http::StatusCode) -> Counter {
+    counter!("kvasir_router_requests_total", "path" => path, "status" => status.as_str().to_owned())
+}
+
+fn measure(histogram: &Histogram) -> Measured {
+    Measured {
+        histogram: histogram.clone(),
+        started: Instant::now(),
+    }
+}
+
+fn describe() {
+    describe_gauge!("kvasir_router_permits", "Requests that hold a permit");
+    describe_gauge!(
+        "kvasir_router_queued_requests",
+        "Requests that wait for a permit"
+    );
+    describe_counter!(
+        "kvasir_router_shed_requests_total",
+        "Requests turned away by admission"
+    );
+    describe_gauge!("kvasir_router_bookings", "Sequences that hold a booking");
+    describe_counter!("kvasir_router_plans_total", "Plans made, by kind");
+    describe_counter!(
+        "kvasir_router_replans_total",
+        "Plans made again after a worker failed"
+    );
+    describe_counter!(
+        "kvasir_router_migrations_total",
+        "Sequences that went on elsewhere after their first token"
+    );
+    describe_counter!(
+        "kvasir_router_sequences_total",
+        "Sequences, by how they ended"
+    );
+    describe_counter!(
+        "kvasir_router_prompt_tokens_total",
+        "Prompt tokens of sequences"
+    );
+    describe_counter!(
+        "kvasir_router_cached_tokens_total",
+        "Prompt tokens whose KV was reused"
+    );
+    describe_counter!("kvasir_router_generated_tokens_total", "Tokens generated");
+    describe_histogram!(
+        "kvasir_router_time_to_first_token_seconds",
+        "From plan to first token"
+    );
+    describe_histogram!(
+        "kvasir_router_inter_token_latency_seconds",
+        "Between messages with tokens"
+    );
+    describe_histogram!(
+        "kvasir_router_sequence_duration_seconds",
+        "From plan to end"
+    );
+    describe_histogram!(
+        "kvasir_router_tokenize_duration_seconds",
+        "Rendering and tokenising a request"
+    );
+    describe_histogram!(
+        "kvasir_router_plan_duration_seconds",
+        "Planning and booking a sequence"
+    );
+    describe_gauge!(
+        "kvasir_router_connected_workers",
+        "Workers whose events flow"
+    );
+    describe_gauge!(
+        "kvasir_router_index_blocks",
+        "Different blocks in the prefix index"
+    );
+    describe_counter!(
+        "kvasir_router_event_gaps_total",
+        "Gaps found in workers' KV events"
+    );
+    describe_counter!(
+        "kvasir_router_snapshots_total",
+        "Snapshots of workers' blocks received"
+    );
+    describe_counter!(
+        "kvasir_router_requests_total",
+        "HTTP requests, by path and status"
+    );
+}

@@ -1,0 +1,196 @@
+//! The pool of KV blocks: reference counts, prefix cache, eviction.
+//!
+//! A block is free when no sequence references it. Free blocks keep their
+//! content until they are taken again: blank ones first, then the least
+//! recently used, and of one sequence its tail before its head, so that what
+//! stays cached is prefixes. Only full blocks have an identity. Of two blocks
+//! with equal identity the first is cached, the other stays private. What
+//! becomes and ceases to be cached is told as [`KvEvent`]s.
+
+mod free_list;
+
+use kvcache_index::{BlockHash, KvEvent};
+use rustc_hash::FxHashMap;
+
+use crate::runner::BlockId;
+use free_list::FreeList;
+
+/// Which block holds what, and who may take it.
+#[derive(Debug)]
+pub struct BlockPool {
+    block_size: usize,
+    blocks: Vec<Block>,
+    free: FreeList,
+    cached: FxHashMap<BlockHash, BlockId>,
+    events: Vec<KvEvent>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Block {
+    references: u32,
+    /// Set while the block is in the cache.
+    content: Option<Content>,
+}
+
+/// A cached block's identity and its predecessor's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Content {
+    pub parent: BlockHash,
+    pub hash: BlockHash,
+}
+
+/// How much of a prompt is cached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CachedPrefix {
+    /// Blocks in a row from the first.
+    pub blocks: usize,
+    /// Those of them that are free: reusing them takes them from the pool.
+    pub idle: usize,
+}
+
+impl BlockPool {
+    /// `total_blocks` of `block_size` tokens, all blank.
+    pub fn new(total_blocks: usize, block_size: usize) -> BlockPool {
+        let total = u32::try_from(total_blocks).unwrap_or(u32::MAX);
+        BlockPool {
+            block_size: block_size.max(1),
+            blocks: vec![Block::default(); total as usize],
+            free: FreeList::full(total),
+            cached: FxHashMap::default(),
+            events: Vec::new(),
+        }
+    }
+
+    /// Tokens in a block.
+    pub fn block_size(&self) -> usize {
+        self.block_size
+    }
+
+    pub fn total(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Blocks that no sequence references, with cached content or without.
+    pub fn free(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Blocks with cached content, referenced or free.
+    pub fn cached(&self) -> usize {
+        self.cached.len()
+    }
+
+    /// The longest cached prefix of a prompt whose full blocks have `hashes`.
+    pub fn lookup(&self, hashes: &[BlockHash]) -> CachedPrefix {
+        let mut prefix = CachedPrefix::default();
+        for block in hashes.iter().map_while(|hash| self.cached.get(hash)) {
+            prefix.blocks += 1;
+            prefix.idle += usize::from(self.blocks[block.0 as usize].references == 0);
+        }
+        prefix
+    }
+
+    /// References the cached blocks with `hashes`, up to the first that is not
+    /// cached.
+    pub fn reuse(&mut self, hashes: &[BlockHash]) -> Vec<BlockId> {
+        let found: Vec<BlockId> = hashes
+            .iter()
+            .map_while(|hash| self.cached.get(hash).copied())
+            .collect();
+        for id in &found {
+            let block = &mut self.blocks[id.0 as usize];
+            if block.references == 0 {
+                self.free.remove(id.0);
+            }
+            block.references += 1;
+        }
+        found
+    }
+
+    /// A private block without content, evicting a cached one if need be;
+    /// `None` if all are referenced.
+    pub fn allocate(&mut self) -> Option<BlockId> {
+        let id = BlockId(self.free.pop_front()?);
+        let block = &mut self.blocks[id.0 as usize];
+        block.references = 1;
+        if let Some(content) = block.content.take() {
+            self.cached.remove(&content.hash);
+            self.tell_removed(content.hash);
+        }
+        Some(id)
+    }
+
+    /// Gives back one reference to each of a sequence's `blocks`.
+    pub fn release(&mut self, blocks: &[BlockId]) {
+        for id in blocks.iter().rev() {
+            let block = &mut self.blocks[id.0 as usize];
+            debug_assert!(block.references > 0, "block {id:?} released twice");
+            block.references -= 1;
+            if block.references > 0 {
+                continue;
+            }
+            match block.content {
+                Some(_) => self.free.push_back(id.0),
+                None => self.free.push_front(id.0),
+            }
+        }
+    }
+
+    /// The referenced `block` now holds all of `content`. It stays private if
+    /// another block is cached under that identity.
+    pub fn register(&mut self, block: BlockId, content: Content) {
+        let entry = &mut self.blocks[block.0 as usize];
+        debug_assert!(entry.references > 0, "block {block:?} is nobody's");
+        if entry.content.is_some() || self.cached.contains_key(&content.hash) {
+            return;
+        }
+        entry.content = Some(content);
+        self.cached.insert(content.hash, block);
+        self.tell_stored(content);
+    }
+
+    /// Takes the changes of cached content since the last call, in order.
+    pub fn drain_events(&mut self) -> Vec<KvEvent> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// All cached blocks, in no order.
+    pub fn content(&self) -> impl Iterator<Item = Content> + '_ {
+        self.blocks.iter().filter_map(|block| block.content)
+    }
+
+    fn tell_stored(&mut self, content: Content) {
+        let (parent, hash) = (parent_of(content), content.hash.short());
+        if let Some(KvEvent::Stored { hashes, .. }) = self.events.last_mut()
+            && hashes.last() == Some(&parent)
+        {
+            hashes.push(hash);
+            return;
+        }
+        self.events.push(KvEvent::Stored {
+            parent,
+            hashes: vec![hash],
+        });
+    }
+
+    fn tell_removed(&mut self, hash: BlockHash) {
+        if let Some(KvEvent::Removed { hashes }) = self.events.last_mut() {
+            hashes.push(hash.short());
+            return;
+        }
+        self.events.push(KvEvent::Removed {
+            hashes: vec![hash.short()],
+        });
+    }
+}
+
+/// As events name it: 0 if the block starts a prompt.
+fn parent_of(content: Content) -> u64 {
+    match content.parent {
+        BlockHash::ROOT => 0,
+        parent => parent.short(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

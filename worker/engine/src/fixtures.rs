@@ -1,0 +1,212 @@
+//! What the tests of this crate share: small requests, engines and transcripts.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use kvcache_index::HashScope;
+
+use crate::sim::{KvCheck, StepCost};
+use crate::*;
+
+pub(crate) const BLOCK_SIZE: usize = 4;
+pub(crate) const EOS: u32 = 999;
+pub(crate) const NOW: Duration = Duration::ZERO;
+
+pub(crate) fn greedy(max_tokens: usize) -> SamplingParams {
+    SamplingParams {
+        temperature: 0.0,
+        top_p: 1.0,
+        top_k: 0,
+        min_p: 0.0,
+        seed: 0,
+        repetition_penalty: 1.0,
+        presence_penalty: 0.0,
+        frequency_penalty: 0.0,
+        ignore_eos: false,
+        stop_token_ids: Vec::new(),
+        logprobs: None,
+        prompt_logprobs: None,
+        max_tokens,
+        min_tokens: 0,
+    }
+}
+
+/// Tokens of a prompt that shares nothing with those of other `family`.
+pub(crate) fn prompt(family: u32, len: usize) -> Vec<u32> {
+    (0..len as u32)
+        .map(|i| (family * 131 + i * 7 + 1) % EOS)
+        .collect()
+}
+
+pub(crate) fn request(id: u64, tokens: Vec<u32>, max_tokens: usize) -> Request {
+    Request {
+        id: SequenceId(id),
+        tokens,
+        resumed_tokens: 0,
+        sampling: greedy(max_tokens),
+        scope: HashScope::new("sim", "", BLOCK_SIZE),
+        kv: KvSource::Compute,
+        purpose: Purpose::Generate,
+    }
+}
+
+/// A small model whose KV is checked whole in every step.
+pub(crate) fn sim_config(total_blocks: usize) -> SimConfig {
+    SimConfig {
+        vocab_size: 1000,
+        max_model_len: 256,
+        block_size: BLOCK_SIZE,
+        total_blocks,
+        eos_token_ids: vec![EOS],
+        cost: StepCost::FREE,
+        check: KvCheck::Every,
+        ..SimConfig::default()
+    }
+}
+
+pub(crate) fn engine(total_blocks: usize) -> Engine {
+    engine_with(total_blocks, EngineConfig::default())
+}
+
+pub(crate) fn engine_with(total_blocks: usize, config: EngineConfig) -> Engine {
+    Engine::new(config, Box::new(SimRunner::new(sim_config(total_blocks))))
+}
+
+/// The simulator with a will of its own.
+pub(crate) struct Puppet {
+    pub(crate) sim: SimRunner,
+    /// Tokens it draws, by index; the simulator's beyond.
+    pub(crate) says: Vec<u32>,
+    /// Steps, counted from 1, that fail.
+    pub(crate) fails: Vec<usize>,
+    pub(crate) steps: usize,
+}
+
+impl Puppet {
+    pub(crate) fn new(total_blocks: usize) -> Puppet {
+        Puppet {
+            sim: SimRunner::new(sim_config(total_blocks)),
+            says: Vec::new(),
+            fails: Vec::new(),
+            steps: 0,
+        }
+    }
+}
+
+impl Runner for Puppet {
+    fn shape(&self) -> &RunnerShape {
+        self.sim.shape()
+    }
+
+    fn run(&mut self, step: &Step<'_>) -> Result<StepResult, RunError> {
+        self.steps += 1;
+        if self.fails.contains(&self.steps) {
+            return Err(RunError("out of order".to_owned()));
+        }
+        let mut result = self.sim.run(step)?;
+        for (chunk, sampled) in step.chunks.iter().zip(&mut result.sampled) {
+            let said = self.says.get(chunk.end - chunk.prompt_len.min(chunk.end));
+            if let (Some(sampled), Some(token)) = (sampled, said) {
+                sampled.token = *token;
+            }
+        }
+        Ok(result)
+    }
+
+    fn export_block(&self, block: BlockId, out: &mut Vec<u8>) -> Result<(), RunError> {
+        self.sim.export_block(block, out)
+    }
+
+    fn import_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<(), RunError> {
+        self.sim.import_block(block, bytes)
+    }
+}
+
+/// All that was told of one sequence. Recording fails on what must not happen:
+/// a repeated or missing index, a word after the end.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Transcript {
+    pub(crate) cached_tokens: Option<usize>,
+    pub(crate) first_block: Option<usize>,
+    pub(crate) first_index: usize,
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) scored: Vec<u32>,
+    pub(crate) handed_over: bool,
+    pub(crate) finish: Option<Finish>,
+}
+
+impl Transcript {
+    fn record(&mut self, output: Output) {
+        assert_eq!(self.finish, None, "told after the end: {output:?}");
+        let started = matches!(output, Output::Started { .. });
+        assert_eq!(started, self.cached_tokens.is_none(), "{output:?}");
+        match output {
+            Output::Started { cached_tokens, .. } => self.cached_tokens = Some(cached_tokens),
+            Output::Receiving { first_block, .. } => self.first_block = Some(first_block),
+            Output::Tokens { index, tokens, .. } => {
+                if self.tokens.is_empty() {
+                    self.first_index = index;
+                }
+                assert_eq!(index, self.first_index + self.tokens.len());
+                self.tokens.extend(tokens.iter().map(|it| it.token));
+            }
+            Output::PromptLogprobs { index, tokens, .. } => {
+                assert_eq!(index, self.scored.len() + 1);
+                self.scored.extend(tokens.iter().map(|it| it.token));
+            }
+            Output::HandOver { .. } => self.handed_over = true,
+            Output::Finished { reason, .. } => self.finish = Some(reason),
+        }
+    }
+}
+
+pub(crate) type Transcripts = BTreeMap<SequenceId, Transcript>;
+
+pub(crate) fn record(transcripts: &mut Transcripts, outputs: Vec<Output>) {
+    for output in outputs {
+        transcripts.entry(output.id()).or_default().record(output);
+    }
+}
+
+pub(crate) fn step(engine: &mut Engine, transcripts: &mut Transcripts) -> StepReport {
+    let mut report = engine.step(NOW).unwrap();
+    record(transcripts, std::mem::take(&mut report.outputs));
+    report
+}
+
+/// Steps until there is nothing to do.
+pub(crate) fn run(engine: &mut Engine) -> Transcripts {
+    let mut transcripts = Transcripts::new();
+    run_on(engine, &mut transcripts);
+    transcripts
+}
+
+pub(crate) fn run_on(engine: &mut Engine, transcripts: &mut Transcripts) {
+    for _ in 0..10_000 {
+        if !engine.has_work() {
+            return;
+        }
+        step(engine, transcripts);
+    }
+    panic!("the engine makes no progress: {:?}", engine.status());
+}
+
+/// What `request` gives with an engine of its own that never runs out.
+pub(crate) fn alone(request: Request) -> Transcript {
+    let mut engine = engine(4096);
+    let id = request.id;
+    engine.add(request, NOW).unwrap();
+    run(&mut engine).remove(&id).unwrap()
+}
+
+pub(crate) fn assert_empty(engine: &Engine) {
+    let status = engine.status();
+    let free = EngineStatus {
+        total_blocks: status.total_blocks,
+        free_blocks: status.total_blocks,
+        cached_blocks: status.cached_blocks,
+        preemptions: status.preemptions,
+        ..EngineStatus::default()
+    };
+    assert_eq!(status, free);
+}

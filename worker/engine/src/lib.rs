@@ -1,0 +1,30 @@
+//! The engine: schedule, run, postprocess.
+//!
+//! Continuous batching over paged KV blocks with chunked prefill, prefix
+//! caching, preemption, and hand-over of KV between workers. Pure: no thread,
+//! no clock, no IO; time is an argument and the device is behind [`Runner`], so
+//! that serving, tests and the cluster simulator run this very code.
+
+pub mod block_pool;
+mod engine;
+pub mod error;
+#[cfg(test)]
+mod fixtures;
+pub mod handover;
+pub mod request;
+pub mod runner;
+pub mod sampling;
+mod schedule;
+mod sequence;
+pub mod sim;
+
+pub use engine::{Engine, EngineStatus, StepReport};
+pub use error::{ImportError, Rejected, StepError};
+pub use handover::Export;
+pub use request::{
+    Finish, KvSource, Output, Purpose, Request, Sampled, SamplingParams, SequenceId, TopLogprob,
+};
+pub use runner::{BlockId, Chunk, KvShape, RunError, Runner, RunnerShape, Step, StepResult};
+pub use sampling::{History, sample, score};
+pub use schedule::EngineConfig;
+pub use sim::{SimConfig, SimRunner};

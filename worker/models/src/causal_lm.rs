@@ -1,0 +1,55 @@
+//! A causal language model on some device, whatever its family.
+
+use tensor::{Batch, CpuDevice, DeviceError, KvShape};
+
+use crate::checkpoint::Checkpoint;
+use crate::config::{Architecture, ModelConfig};
+use crate::error::LoadError;
+use crate::files::ModelFiles;
+use crate::llama::Llama;
+
+/// A loaded model and the KV pool that its sequences live in.
+pub trait CausalLm: Send {
+    fn config(&self) -> &ModelConfig;
+
+    fn kv_shape(&self) -> &KvShape;
+
+    /// The longest sequence: what the model is made for, or what the pool holds.
+    fn max_model_len(&self) -> usize {
+        let pool = self.kv_shape().block_size * self.kv_shape().total_blocks;
+        self.config().max_position_embeddings.min(pool)
+    }
+
+    /// Computes the batch's rows and stores their KV. `logits` becomes
+    /// `[batch.outputs, vocab_size]`.
+    fn forward(&mut self, batch: &Batch<'_>, logits: &mut Vec<f32>) -> Result<(), DeviceError>;
+
+    /// Appends the wire form of a block, as [`KvShape::block_bytes`] says it.
+    fn export_block(&self, block: u32, out: &mut Vec<u8>) -> Result<(), DeviceError>;
+
+    /// Fills a block from its wire form.
+    fn import_block(&mut self, block: u32, bytes: &[u8]) -> Result<(), DeviceError>;
+}
+
+/// How to run a model.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Threads that compute.
+    pub threads: usize,
+    /// Tokens in a KV block.
+    pub block_size: usize,
+    pub total_blocks: usize,
+}
+
+/// Loads a model on the CPU. Weights stay in the files they are mapped from.
+pub fn load(files: &ModelFiles, options: &LoadOptions) -> Result<Box<dyn CausalLm>, LoadError> {
+    let config = ModelConfig::read(files)?;
+    let checkpoint = Checkpoint::open(files)?;
+    let device = CpuDevice::new(options.threads)?;
+    let kv = config.kv_shape(options.block_size, options.total_blocks);
+    match config.architecture {
+        Architecture::Llama | Architecture::Mistral => {
+            Ok(Box::new(Llama::load(device, config, kv, &checkpoint)?))
+        }
+    }
+}

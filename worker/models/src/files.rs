@@ -1,0 +1,136 @@
+//! Where a model's files come from.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+
+use crate::error::LoadError;
+use crate::mmap;
+
+/// What a router needs to render and tokenise for a model; not every model has
+/// all of them.
+pub const TOKENIZER_FILES: [&str; 5] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+];
+
+/// A model's files: a checkpoint folder in the Hugging Face layout, or files
+/// that are part of the binary.
+#[derive(Clone, Debug)]
+pub struct ModelFiles(Source);
+
+#[derive(Clone, Debug)]
+enum Source {
+    Directory(PathBuf),
+    Embedded(&'static [(&'static str, &'static [u8])]),
+}
+
+impl ModelFiles {
+    pub fn directory(path: impl Into<PathBuf>) -> ModelFiles {
+        ModelFiles(Source::Directory(path.into()))
+    }
+
+    /// Pairs of name and content.
+    pub fn embedded(files: &'static [(&'static str, &'static [u8])]) -> ModelFiles {
+        ModelFiles(Source::Embedded(files))
+    }
+
+    /// A small file's content.
+    pub fn read(&self, name: &str) -> Result<Bytes, LoadError> {
+        self.read_optional(name)?.ok_or_else(|| self.missing(name))
+    }
+
+    /// A small file's content, or `None` if there is no such file.
+    pub fn read_optional(&self, name: &str) -> Result<Option<Bytes>, LoadError> {
+        self.content(name, |path| std::fs::read(path).map(Bytes::from))
+    }
+
+    /// The files of [`TOKENIZER_FILES`] that this model has.
+    pub fn tokenizer_files(&self) -> Result<Vec<(&'static str, Bytes)>, LoadError> {
+        let mut files = Vec::new();
+        for name in TOKENIZER_FILES {
+            if let Some(content) = self.read_optional(name)? {
+                files.push((name, content));
+            }
+        }
+        Ok(files)
+    }
+
+    /// A large file, mapped rather than read.
+    pub(crate) fn map(&self, name: &str) -> Result<Bytes, LoadError> {
+        self.content(name, |path| mmap::map(&path))?
+            .ok_or_else(|| self.missing(name))
+    }
+
+    fn content(
+        &self,
+        name: &str,
+        load: impl FnOnce(PathBuf) -> io::Result<Bytes>,
+    ) -> Result<Option<Bytes>, LoadError> {
+        match &self.0 {
+            Source::Embedded(files) => Ok(files
+                .iter()
+                .find(|(file, _)| *file == name)
+                .map(|(_, content)| Bytes::from_static(content))),
+            Source::Directory(path) => match load(path.join(name)) {
+                Ok(content) => Ok(Some(content)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(source) => Err(LoadError::Read {
+                    model: self.to_string(),
+                    file: name.to_owned(),
+                    source,
+                }),
+            },
+        }
+    }
+
+    fn missing(&self, name: &str) -> LoadError {
+        LoadError::MissingFile {
+            model: self.to_string(),
+            file: name.to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for ModelFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Source::Directory(path) => write!(f, "{}", path.display()),
+            Source::Embedded(_) => f.write_str("the embedded model"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn embedded_and_directory_files_read_alike() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/llama2-mha");
+        let config = include_bytes!("../tests/fixtures/llama2-mha/config.json");
+        let sources = [
+            ModelFiles::directory(folder),
+            ModelFiles::embedded(&[(
+                "config.json",
+                include_bytes!("../tests/fixtures/llama2-mha/config.json"),
+            )]),
+        ];
+        for files in sources {
+            assert_eq!(files.read("config.json").unwrap(), config.as_slice());
+            assert_eq!(files.map("config.json").unwrap(), config.as_slice());
+            assert_eq!(files.read_optional("tokenizer.json").unwrap(), None);
+            assert!(matches!(
+                files.read("tokenizer.json"),
+                Err(LoadError::MissingFile { file, .. }) if file == "tokenizer.json"
+            ));
+            let names = files.tokenizer_files().unwrap();
+            assert!(names.iter().any(|(name, _)| *name == "config.json"));
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! How fast the engine is, from its recent steps.
+//!
+//! Medians over a window: one step that was held up, or was small, does not
+//! move them.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Steps remembered of each kind.
+const WINDOW: usize = 33;
+
+/// What one engine step did and how long it took.
+#[derive(Clone, Copy, Debug)]
+pub struct StepTime {
+    pub prefill_tokens: usize,
+    pub decode_tokens: usize,
+    pub time: Duration,
+}
+
+/// Recent steps.
+#[derive(Debug, Default)]
+pub struct Rates {
+    /// Steps with prefill: tokens, and seconds each took.
+    prefill: VecDeque<(usize, f64)>,
+    /// Steps without prefill, in seconds.
+    decode: VecDeque<f64>,
+}
+
+impl Rates {
+    pub fn record(&mut self, step: StepTime) {
+        let seconds = step.time.as_secs_f64();
+        if step.prefill_tokens == 0 {
+            if step.decode_tokens > 0 {
+                push(&mut self.decode, seconds);
+            }
+            return;
+        }
+        // What the decodes in the same step would take alone is not prefill's;
+        // but the share of a fused step can't be told, so leave at least half.
+        let decode = if step.decode_tokens > 0 {
+            self.decode_step().unwrap_or(0.0)
+        } else {
+            0.0
+        };
+        let prefill = (seconds - decode).max(seconds / 2.0);
+        push(&mut self.prefill, (step.prefill_tokens, prefill));
+    }
+
+    /// 0 while unknown. The median by tokens: half of all recent prompt tokens
+    /// went faster.
+    pub fn prefill_tokens_per_second(&self) -> f32 {
+        let mut rates: Vec<(f64, usize)> = self
+            .prefill
+            .iter()
+            .filter(|(_, seconds)| *seconds > 0.0)
+            .map(|&(tokens, seconds)| (tokens as f64 / seconds, tokens))
+            .collect();
+        rates.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let half = rates
+            .iter()
+            .map(|(_, tokens)| tokens)
+            .sum::<usize>()
+            .div_ceil(2);
+        let mut sum = 0;
+        for (rate, tokens) in rates {
+            sum += tokens;
+            if sum >= half {
+                return rate as f32;
+            }
+        }
+        0.0
+    }
+
+    /// 0 while unknown.
+    pub fn decode_step_ms(&self) -> f32 {
+        self.decode_step().map_or(0.0, |seconds| seconds * 1e3) as f32
+    }
+
+    fn decode_step(&self) -> Option<f64> {
+        let mut steps: Vec<f64> = self.decode.iter().copied().collect();
+        steps.sort_by(f64::total_cmp);
+        steps.get(steps.len() / 2).copied()
+    }
+}
+
+fn push<T>(window: &mut VecDeque<T>, sample: T) {
+    if window.len() == WINDOW {
+        window.pop_front();
+    }
+    window.push_back(sample);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rates(steps: &[(usize, usize, u64)]) -> Rates {
+        let mut rates = Rates::default();
+        for &(prefill_tokens, decode_tokens, ms) in steps {
+            rates.record(StepTime {
+                prefill_tokens,
+                decode_tokens,
+                time: Duration::from_millis(ms),
+            });
+        }
+        rates
+    }
+
+    #[test]
+    fn unknown_rates_are_zero() {
+        let rates = rates(&[(0, 0, 5)]);
+        assert_eq!(rates.prefill_tokens_per_second(), 0.0);
+        assert_eq!(rates.decode_step_ms(), 0.0);
+    }
+
+    #[test]
+    fn one_slow_step_does_not_move_the_rates() {
+        let rates = rates(&[
+            (100, 0, 10),
+            (100, 0, 10),
+            (100, 0, 900),
+            (0, 3, 4),
+            (0, 3, 4),
+            (0, 3, 700),
+        ]);
+        assert_eq!(rates.prefill_tokens_per_second(), 10_000.0);
+        assert_eq!(rates.decode_step_ms(), 4.0);
+    }
+
+    #[test]
+    fn small_prompts_count_by_their_tokens() {
+        let rates = rates(&[(1, 0, 10), (1, 0, 10), (1, 0, 10), (1000, 0, 100)]);
+        assert_eq!(rates.prefill_tokens_per_second(), 10_000.0);
+    }
+
+    #[test]
+    fn decodes_in_a_prefill_step_are_taken_off() {
+        let rates = rates(&[(0, 3, 4), (100, 3, 14)]);
+        assert_eq!(rates.prefill_tokens_per_second(), 10_000.0);
+    }
+
+    #[test]
+    fn old_steps_are_forgotten() {
+        let mut steps = vec![(0, 1, 50); WINDOW];
+        steps.extend(vec![(0, 1, 5); WINDOW]);
+        assert_eq!(rates(&steps).decode_step_ms(), 5.0);
+    }
+}

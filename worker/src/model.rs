@@ -1,0 +1,220 @@
+//! The model this worker serves: its runner, its name and its files.
+
+mod limited;
+
+use std::path::Path;
+
+use bytes::Bytes;
+use engine::{RunError, Runner, SimConfig, SimRunner};
+use models::{DeviceError, LoadError, LoadOptions, ModelConfig, ModelFiles};
+use runtime::config::ByteSize;
+
+use crate::config::{Config, Device, ModelSource};
+use crate::model_runner::ModelRunner;
+use limited::Limited;
+
+/// Name of the embedded model in requests.
+const DEMO_NAME: &str = "kvasir-demo";
+
+/// A model that is ready to run.
+pub struct LoadedModel {
+    pub runner: Box<dyn Runner>,
+    /// In requests.
+    pub name: String,
+    /// Equal only if weights, tokenizer and template are equal.
+    pub fingerprint: String,
+    /// What a router needs to render and tokenise: name and content.
+    pub files: Vec<(String, Bytes)>,
+}
+
+/// Why the model can't be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    #[error("can't load the model: {0}")]
+    Load(#[from] LoadError),
+    #[error("can't run the model: {0}")]
+    Run(#[from] RunError),
+    #[error("can't run the model: {0}")]
+    Device(#[from] DeviceError),
+    #[error("--kv-memory {memory} holds no KV block of this model, which takes {block}; raise it")]
+    NoBlock { memory: ByteSize, block: ByteSize },
+    #[error("--max-model-len {asked} is more than the {limit} tokens this model was made for")]
+    TooLong { asked: usize, limit: usize },
+}
+
+/// Loads what `config` names. Reads files and may take minutes: not for async
+/// threads.
+pub fn load(config: &Config) -> Result<LoadedModel, ModelError> {
+    let files = match &config.model {
+        ModelSource::Demo => models::demo(),
+        ModelSource::Directory(path) => ModelFiles::directory(path),
+    };
+    let model = ModelConfig::read(&files)?;
+    let (runner, fingerprint) = match config.device {
+        Device::Cpu => (cpu(config, &files, &model)?, files.fingerprint()?),
+        Device::Sim => (simulated(config, &model), sim_fingerprint(&files)?),
+    };
+    let small_files = files.tokenizer_files()?;
+    Ok(LoadedModel {
+        runner,
+        name: name(config),
+        fingerprint,
+        files: small_files
+            .into_iter()
+            .map(|(name, content)| (name.to_owned(), content))
+            .collect(),
+    })
+}
+
+fn cpu(
+    config: &Config,
+    files: &ModelFiles,
+    model: &ModelConfig,
+) -> Result<Box<dyn Runner>, ModelError> {
+    let limit = model.max_position_embeddings;
+    if let Some(asked) = config.max_model_len
+        && asked > limit
+    {
+        return Err(ModelError::TooLong { asked, limit });
+    }
+    let options = LoadOptions {
+        threads: config.threads.unwrap_or_else(all_cpus),
+        block_size: config.block_size,
+        total_blocks: total_blocks(config, model)?,
+    };
+    let runner = ModelRunner::new(models::load(files, &options)?)?;
+    Ok(match config.max_model_len {
+        Some(max_model_len) => Box::new(Limited::new(runner, max_model_len)),
+        None => Box::new(runner),
+    })
+}
+
+fn total_blocks(config: &Config, model: &ModelConfig) -> Result<usize, ModelError> {
+    if let Some(blocks) = config.kv_blocks {
+        return Ok(blocks);
+    }
+    let block = model.kv_shape(config.block_size, 1).block_bytes()?;
+    let memory = usize::try_from(config.kv_memory.0).unwrap_or(usize::MAX);
+    match memory / block {
+        0 => Err(ModelError::NoBlock {
+            memory: config.kv_memory,
+            block: ByteSize(block as u64),
+        }),
+        blocks => Ok(blocks),
+    }
+}
+
+fn simulated(config: &Config, model: &ModelConfig) -> Box<dyn Runner> {
+    let defaults = SimConfig::default();
+    Box::new(SimRunner::new(SimConfig {
+        vocab_size: model.vocab_size,
+        max_model_len: config
+            .max_model_len
+            .unwrap_or(model.max_position_embeddings),
+        block_size: config.block_size,
+        total_blocks: config.kv_blocks.unwrap_or(defaults.total_blocks),
+        eos_token_ids: model.eos_token_ids.clone(),
+        eos_rate: config.sim.sim_eos_rate,
+        kv_block_bytes: usize::try_from(config.sim.sim_block_bytes.0).unwrap_or(usize::MAX),
+        cost: config.sim.cost(),
+        check: defaults.check,
+    }))
+}
+
+/// Covers no weights: a simulated model needs none.
+fn sim_fingerprint(files: &ModelFiles) -> Result<String, ModelError> {
+    let mut hasher =
+        blake3::Hasher::new_derive_key("kvasir 2026-11-21 simulated model fingerprint");
+    for (name, content) in files.tokenizer_files()? {
+        for part in [name.as_bytes(), &content] {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+fn name(config: &Config) -> String {
+    let of_directory = |path: &Path| {
+        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let name = path.file_name().unwrap_or(path.as_os_str());
+        name.to_string_lossy().into_owned()
+    };
+    match (&config.served_model_name, &config.model) {
+        (Some(name), _) => name.clone(),
+        (None, ModelSource::Demo) => DEMO_NAME.to_owned(),
+        (None, ModelSource::Directory(path)) => of_directory(path),
+    }
+}
+
+fn all_cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, |cpus| cpus.get())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(change: impl FnOnce(&mut Config)) -> Config {
+        let folder = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/models/tests/fixtures/llama3-gqa-tied-sharded"
+        );
+        let mut config = Config {
+            model: ModelSource::Directory(folder.into()),
+            threads: Some(1),
+            kv_blocks: Some(8),
+            ..Config::default()
+        };
+        change(&mut config);
+        config
+    }
+
+    #[test]
+    fn loads_a_checkpoint_under_its_folders_name() {
+        let model = load(&config(|_| {})).unwrap();
+        assert_eq!(model.name, "llama3-gqa-tied-sharded");
+        assert_eq!(model.runner.shape().total_blocks, 8);
+        assert_eq!(model.runner.shape().kv.dtype, "f32");
+        assert!(model.files.iter().any(|(name, _)| name == "config.json"));
+        let named = load(&config(|it| it.served_model_name = Some("m".into()))).unwrap();
+        assert_eq!(named.name, "m");
+    }
+
+    #[test]
+    fn a_simulated_model_has_the_real_ones_vocabulary_but_not_its_kv() {
+        let real = load(&config(|_| {})).unwrap();
+        let sim = load(&config(|it| it.device = Device::Sim)).unwrap();
+        assert_eq!(sim.name, real.name);
+        assert_eq!(sim.files, real.files);
+        let (sim_shape, real_shape) = (sim.runner.shape(), real.runner.shape());
+        assert_eq!(sim_shape.vocab_size, real_shape.vocab_size);
+        assert_eq!(sim_shape.eos_token_ids, real_shape.eos_token_ids);
+        assert_ne!(sim.fingerprint, real.fingerprint);
+    }
+
+    #[test]
+    fn kv_memory_decides_how_many_blocks_there_are() {
+        let block = load(&config(|_| {})).unwrap().runner.shape().kv.block_bytes as u64;
+        let with_memory = |bytes: u64| {
+            load(&config(|it| {
+                it.kv_blocks = None;
+                it.kv_memory = ByteSize(bytes);
+            }))
+        };
+        let model = with_memory(block * 5 + 1).unwrap();
+        assert_eq!(model.runner.shape().total_blocks, 5);
+        assert!(matches!(
+            with_memory(block - 1),
+            Err(ModelError::NoBlock { .. })
+        ));
+    }
+
+    #[test]
+    fn the_context_can_be_limited_but_not_stretched() {
+        let model = load(&config(|it| it.max_model_len = Some(50))).unwrap();
+        assert_eq!(model.runner.shape().max_model_len, 50);
+        let stretched = load(&config(|it| it.max_model_len = Some(1 << 20)));
+        assert!(matches!(stretched, Err(ModelError::TooLong { .. })));
+    }
+}

@@ -1,0 +1,149 @@
+//! The engine's runner over a real model: a step becomes one batch, and logits
+//! become tokens.
+
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use engine::sampling::{History, sample, score};
+use engine::{BlockId, Chunk, KvShape, RunError, Runner, RunnerShape, Sampled, Step, StepResult};
+use models::{Batch, BatchSequence, CausalLm, DeviceError};
+
+/// Runs steps on a model.
+pub struct ModelRunner {
+    model: Box<dyn CausalLm>,
+    shape: RunnerShape,
+    batch: StepBatch,
+    /// `[outputs, vocab_size]` of the last step.
+    logits: Vec<f32>,
+}
+
+impl ModelRunner {
+    pub fn new(model: Box<dyn CausalLm>) -> Result<ModelRunner, RunError> {
+        let (config, kv) = (model.config(), model.kv_shape());
+        let shape = RunnerShape {
+            vocab_size: config.vocab_size,
+            max_model_len: model.max_model_len(),
+            block_size: kv.block_size,
+            total_blocks: kv.total_blocks,
+            eos_token_ids: config.eos_token_ids.clone(),
+            kv: KvShape {
+                layers: kv.layers,
+                kv_heads: kv.kv_heads,
+                head_dim: kv.head_dim,
+                dtype: "f32",
+                block_bytes: kv.block_bytes().map_err(run_error)?,
+            },
+        };
+        Ok(ModelRunner {
+            model,
+            shape,
+            batch: StepBatch::default(),
+            logits: Vec::new(),
+        })
+    }
+}
+
+impl Runner for ModelRunner {
+    fn shape(&self) -> &RunnerShape {
+        &self.shape
+    }
+
+    fn run(&mut self, step: &Step<'_>) -> Result<StepResult, RunError> {
+        self.batch.fill(step);
+        self.model
+            .forward(&self.batch.view(), &mut self.logits)
+            .map_err(run_error)?;
+        let mut rows = self.logits.chunks_mut(self.shape.vocab_size);
+        let mut result = StepResult::default();
+        for chunk in &step.chunks {
+            let scored = scored_rows(chunk)
+                .zip(rows.by_ref())
+                .map(|(row, logits)| score_prompt(chunk, row, logits))
+                .collect();
+            let drawn = if chunk.sample { rows.next() } else { None };
+            result.prompt_logprobs.push(scored);
+            result
+                .sampled
+                .push(drawn.map(|logits| draw(chunk, logits, &self.shape.eos_token_ids)));
+        }
+        Ok(result)
+    }
+
+    fn export_block(&self, block: BlockId, out: &mut Vec<u8>) -> Result<(), RunError> {
+        self.model.export_block(block.0, out).map_err(run_error)
+    }
+
+    fn import_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<(), RunError> {
+        self.model.import_block(block.0, bytes).map_err(run_error)
+    }
+}
+
+/// A step's batch; its vectors keep their room from step to step.
+#[derive(Default)]
+struct StepBatch {
+    tokens: Vec<u32>,
+    blocks: Vec<u32>,
+    sequences: Vec<BatchSequence>,
+    outputs: Vec<u32>,
+}
+
+impl StepBatch {
+    /// Outputs are, for each chunk: its scored rows, then its last row if a
+    /// token is drawn from it.
+    fn fill(&mut self, step: &Step<'_>) {
+        self.tokens.clear();
+        self.blocks.clear();
+        self.sequences.clear();
+        self.outputs.clear();
+        for chunk in &step.chunks {
+            let (first_row, first_block) = (self.tokens.len(), self.blocks.len());
+            self.tokens
+                .extend_from_slice(&chunk.tokens[chunk.start..chunk.end]);
+            self.blocks.extend(chunk.blocks.iter().map(|block| block.0));
+            self.sequences.push(BatchSequence {
+                rows: first_row..self.tokens.len(),
+                context_len: chunk.end,
+                blocks: first_block..self.blocks.len(),
+            });
+            let scored = scored_rows(chunk).map(|position| position - chunk.start);
+            let drawn = chunk.sample.then(|| chunk.end - chunk.start - 1);
+            self.outputs
+                .extend(scored.chain(drawn).map(|row| (first_row + row) as u32));
+        }
+    }
+
+    fn view(&self) -> Batch<'_> {
+        Batch {
+            tokens: &self.tokens,
+            blocks: &self.blocks,
+            sequences: &self.sequences,
+            outputs: &self.outputs,
+        }
+    }
+}
+
+/// Positions of the chunk after which a prompt token is to be scored.
+fn scored_rows(chunk: &Chunk<'_>) -> Range<usize> {
+    let end = match chunk.prompt_logprobs {
+        true => chunk.end.min(chunk.prompt_len.saturating_sub(1)),
+        false => chunk.start,
+    };
+    chunk.start..end.max(chunk.start)
+}
+
+fn score_prompt(chunk: &Chunk<'_>, position: usize, logits: &[f32]) -> Sampled {
+    let top = chunk.sampling.prompt_logprobs.unwrap_or(0);
+    score(logits, chunk.tokens[position + 1], top)
+}
+
+fn draw(chunk: &Chunk<'_>, logits: &mut [f32], eos: &[u32]) -> Sampled {
+    let (prompt, generated) = chunk.tokens.split_at(chunk.prompt_len);
+    let history = History { prompt, generated };
+    sample(logits, &history, chunk.sampling, eos)
+}
+
+fn run_error(error: DeviceError) -> RunError {
+    RunError(error.to_string())
+}

@@ -1,0 +1,160 @@
+//! Over the reference checkpoints of `models`.
+
+use engine::{SamplingParams, SequenceId};
+use models::{LoadOptions, ModelFiles, load};
+
+use super::*;
+
+static SAMPLING: SamplingParams = SamplingParams {
+    temperature: 0.0,
+    top_p: 1.0,
+    top_k: 0,
+    min_p: 0.0,
+    seed: 0,
+    repetition_penalty: 1.0,
+    presence_penalty: 0.0,
+    frequency_penalty: 0.0,
+    ignore_eos: true,
+    stop_token_ids: Vec::new(),
+    logprobs: Some(2),
+    prompt_logprobs: Some(3),
+    max_tokens: 64,
+    min_tokens: 0,
+};
+
+fn model() -> Box<dyn CausalLm> {
+    let folder = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/models/tests/fixtures/llama3-gqa-tied-sharded"
+    );
+    let options = LoadOptions {
+        threads: 1,
+        block_size: 16,
+        total_blocks: 12,
+    };
+    load(&ModelFiles::directory(folder), &options).unwrap()
+}
+
+fn prompt() -> Vec<u32> {
+    (0..37).map(|i| (i * i * 7 + 3) % 128).collect()
+}
+
+/// A chunk of `tokens[start..end]`, drawing if it reaches their end.
+fn chunk<'a>(tokens: &'a [u32], start: usize, end: usize, blocks: &'a [BlockId]) -> Chunk<'a> {
+    Chunk {
+        id: SequenceId(1),
+        tokens,
+        prompt_len: 37,
+        start,
+        end,
+        blocks,
+        sample: end == tokens.len(),
+        prompt_logprobs: true,
+        sampling: &SAMPLING,
+    }
+}
+
+const FIRST: [BlockId; 3] = [BlockId(7), BlockId(0), BlockId(4)];
+const SECOND: [BlockId; 3] = [BlockId(1), BlockId(11), BlockId(2)];
+
+fn run(runner: &mut ModelRunner, chunks: Vec<Chunk<'_>>) -> StepResult {
+    runner.run(&Step { chunks }).unwrap()
+}
+
+#[test]
+fn describes_the_model() {
+    let runner = ModelRunner::new(model()).unwrap();
+    let shape = runner.shape();
+    assert_eq!((shape.vocab_size, shape.max_model_len), (128, 192));
+    assert_eq!((shape.block_size, shape.total_blocks), (16, 12));
+    assert_eq!(shape.eos_token_ids, [2]);
+    assert_eq!(shape.kv.block_bytes, 2 * 2 * 16 * 2 * 16 * 4);
+}
+
+#[test]
+fn draws_and_scores_from_the_right_rows() {
+    let prompt = prompt();
+    let mut model = model();
+    let mut logits = Vec::new();
+    let rows: Vec<u32> = (0..37).collect();
+    let sequence = BatchSequence {
+        rows: 0..37,
+        context_len: 37,
+        blocks: 0..3,
+    };
+    let batch = Batch {
+        tokens: &prompt,
+        blocks: &[0, 1, 2],
+        sequences: &[sequence],
+        outputs: &rows,
+    };
+    model.forward(&batch, &mut logits).unwrap();
+    let row = |row: usize| &logits[row * 128..(row + 1) * 128];
+    let expected: Vec<Sampled> = (0..36)
+        .map(|position| score(row(position), prompt[position + 1], 3))
+        .collect();
+    let best = (0..128u32)
+        .max_by(|a, b| row(36)[*a as usize].total_cmp(&row(36)[*b as usize]))
+        .unwrap();
+
+    let mut runner = ModelRunner::new(model).unwrap();
+    let whole = run(&mut runner, vec![chunk(&prompt, 0, 37, &FIRST)]);
+    assert_eq!(whole.prompt_logprobs.len(), 1);
+    assert_eq!(whole.prompt_logprobs[0], expected);
+    let drawn = whole.sampled[0].clone().unwrap();
+    assert_eq!(drawn.token, best);
+    assert_eq!(drawn.top.len(), 2);
+    assert_eq!(whole.simulated, None);
+
+    let mut scored = Vec::new();
+    for (start, end) in [(0, 5), (5, 32), (32, 36), (36, 37)] {
+        let other = chunk(&prompt, 0, 20, &SECOND);
+        let mine = chunk(&prompt, start, end, &FIRST);
+        let mut result = run(&mut runner, vec![other, mine]);
+        assert_eq!(result.sampled[0], None);
+        assert_eq!(result.prompt_logprobs[0], expected[..20]);
+        scored.append(&mut result.prompt_logprobs[1]);
+        let last = (end == 37).then(|| drawn.clone());
+        assert_eq!(result.sampled[1], last);
+    }
+    assert_eq!(scored, expected);
+}
+
+#[test]
+fn scores_no_generated_token() {
+    let mut tokens = prompt();
+    tokens.extend([5, 6]);
+    let mut runner = ModelRunner::new(model()).unwrap();
+    let result = run(&mut runner, vec![chunk(&tokens, 0, 39, &FIRST)]);
+    assert_eq!(result.prompt_logprobs[0].len(), 36);
+    assert!(result.sampled[0].is_some());
+}
+
+#[test]
+fn a_sequence_goes_on_from_imported_blocks() {
+    let mut tokens = prompt();
+    let mut first = ModelRunner::new(model()).unwrap();
+    let mut second = ModelRunner::new(model()).unwrap();
+    let drawn = run(&mut first, vec![chunk(&tokens, 0, 37, &FIRST)]);
+    for (from, to) in FIRST.into_iter().zip(SECOND) {
+        let mut wire = Vec::new();
+        first.export_block(from, &mut wire).unwrap();
+        second.import_block(to, &wire).unwrap();
+    }
+    tokens.push(drawn.sampled[0].as_ref().unwrap().token);
+    let stayed = run(&mut first, vec![chunk(&tokens, 37, 38, &FIRST)]);
+    let moved = run(&mut second, vec![chunk(&tokens, 37, 38, &SECOND)]);
+    assert_eq!(moved.sampled, stayed.sampled);
+    assert!(second.import_block(BlockId(12), &[]).is_err());
+}
+
+#[test]
+fn a_step_that_does_not_fit_the_pool_is_an_error() {
+    let prompt = prompt();
+    let mut runner = ModelRunner::new(model()).unwrap();
+    let outside = [BlockId(0), BlockId(1), BlockId(12)];
+    let step = Step {
+        chunks: vec![chunk(&prompt, 0, 37, &outside)],
+    };
+    assert!(runner.run(&step).is_err());
+}

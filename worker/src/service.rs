@@ -1,0 +1,177 @@
+//! The gRPC service of a worker: one method per call of `kvasir.worker.v1`.
+//!
+//! Streams own what they use: dropping a call drops its sequence, ticket or
+//! claim, and so frees the blocks.
+
+mod generate;
+mod prefill;
+mod streams;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use proto::worker as pb;
+use proto::worker::worker_server::Worker;
+use runtime::{Lifecycle, propagation};
+use tonic::{Request, Response, Status};
+use tracing::{Span, info_span};
+
+use crate::engine_thread::EngineHandle;
+use crate::event_feed::EventFeed;
+use crate::failure::Failure;
+use crate::handover::Receiver;
+use crate::handover::send::Sending;
+use crate::metrics::Metrics;
+use crate::tickets::Tickets;
+use crate::wire::{self, BlockIdentity};
+
+/// What all calls share.
+pub struct Shared {
+    pub description: pb::WorkerDescription,
+    /// Name and content.
+    pub files: Vec<(String, Bytes)>,
+    /// Where other workers pull from.
+    pub address: String,
+    pub identity: BlockIdentity,
+    pub layout: pb::KvLayout,
+    pub engine: EngineHandle,
+    pub feed: Arc<EventFeed>,
+    pub tickets: Tickets,
+    pub ticket_lease: Duration,
+    pub receiver: Receiver,
+    pub metrics: Metrics,
+    pub lifecycle: Lifecycle,
+}
+
+/// Answers calls. Clones are the same worker.
+#[derive(Clone)]
+pub struct WorkerService(pub Arc<Shared>);
+
+type Answers<T> = BoxStream<'static, Result<T, Status>>;
+
+impl Shared {
+    /// Refuses new work when there is no future for it.
+    fn accepting(&self) -> Result<(), Failure> {
+        if self.lifecycle.is_draining() {
+            return Err(Failure::shutting_down());
+        }
+        if self.engine.has_ended() {
+            return Err(Failure::engine_failed());
+        }
+        Ok(())
+    }
+
+    /// Whether new work is taken.
+    pub fn is_ready(&self) -> bool {
+        self.accepting().is_ok()
+    }
+}
+
+/// The span of a call, as a child of the caller's.
+fn call_span<T>(request: &Request<T>, span: Span) -> Span {
+    propagation::set_parent_grpc(&span, request.metadata());
+    span
+}
+
+fn request_id(prompt: Option<&pb::Prompt>) -> &str {
+    prompt.map_or("", |prompt| prompt.request_id.as_str())
+}
+
+fn answers<T: Send + 'static>(
+    stream: impl Stream<Item = Result<T, Failure>> + Send + 'static,
+) -> Response<Answers<T>> {
+    Response::new(stream.map(|item| item.map_err(Status::from)).boxed())
+}
+
+#[tonic::async_trait]
+impl Worker for WorkerService {
+    type ModelFilesStream = Answers<pb::ModelFilePart>;
+    type GenerateStream = Answers<pb::GenerateEvent>;
+    type PrefillStream = Answers<pb::PrefillEvent>;
+    type PullKvStream = Answers<pb::KvPart>;
+    type SubscribeStream = Answers<pb::WorkerEvent>;
+
+    async fn describe(
+        &self,
+        _request: Request<pb::DescribeRequest>,
+    ) -> Result<Response<pb::WorkerDescription>, Status> {
+        Ok(Response::new(self.0.description.clone()))
+    }
+
+    async fn model_files(
+        &self,
+        _request: Request<pb::ModelFilesRequest>,
+    ) -> Result<Response<Self::ModelFilesStream>, Status> {
+        let parts = streams::file_parts(&self.0.files);
+        Ok(answers(futures::stream::iter(parts).map(Ok)))
+    }
+
+    async fn generate(
+        &self,
+        request: Request<pb::GenerateRequest>,
+    ) -> Result<Response<Self::GenerateStream>, Status> {
+        self.0.accepting()?;
+        let id = request_id(request.get_ref().prompt.as_ref());
+        let span = info_span!(
+            "worker.generate",
+            request_id = id,
+            worker = self.0.description.worker_id
+        );
+        let span = call_span(&request, span);
+        let events = generate::start(self.0.clone(), request.into_inner(), span).await?;
+        Ok(answers(events))
+    }
+
+    async fn prefill(
+        &self,
+        request: Request<pb::PrefillRequest>,
+    ) -> Result<Response<Self::PrefillStream>, Status> {
+        self.0.accepting()?;
+        let id = request_id(request.get_ref().prompt.as_ref());
+        let span = info_span!(
+            "worker.prefill",
+            request_id = id,
+            worker = self.0.description.worker_id
+        );
+        let span = call_span(&request, span);
+        let events = prefill::start(self.0.clone(), request.into_inner(), span).await?;
+        Ok(answers(events))
+    }
+
+    /// Goes on while draining: it ends work that was accepted before.
+    async fn pull_kv(
+        &self,
+        request: Request<pb::PullKvRequest>,
+    ) -> Result<Response<Self::PullKvStream>, Status> {
+        let span = info_span!("worker.pull_kv", worker = self.0.description.worker_id);
+        let span = call_span(&request, span);
+        let request = request.into_inner();
+        let claim = self.0.tickets.claim(&request.ticket_id)?;
+        let sending = Sending {
+            engine: self.0.engine.clone(),
+            layout: self.0.layout.clone(),
+            metrics: self.0.metrics.clone(),
+            span,
+        };
+        let parts = sending.parts(claim, request.first_block as usize);
+        Ok(answers(parts.map(|part| {
+            part.map(|part| pb::KvPart { part: Some(part) })
+        })))
+    }
+
+    async fn subscribe(
+        &self,
+        request: Request<pb::SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let request = request.into_inner();
+        let epoch = self.0.feed.epoch();
+        let subscription = self.0.feed.subscribe(request.epoch, request.after_seq);
+        let updates = streams::until_drained(subscription, self.0.lifecycle.drain_started());
+        Ok(answers(
+            updates.map(move |update| Ok(wire::worker_event(epoch, update))),
+        ))
+    }
+}

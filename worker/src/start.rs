@@ -1,0 +1,250 @@
+//! From configuration to a serving worker.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use engine::{Engine, EngineConfig};
+use proto::worker::WorkerDescription;
+use proto::worker::worker_server::{SERVICE_NAME, WorkerServer};
+use runtime::server::BindError;
+use runtime::{Lifecycle, MetricsPage, ServeOptions};
+use tokio::net::TcpListener;
+use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::config::{Config, Role};
+use crate::engine_thread::{self, EngineHandle, Publish};
+use crate::event_feed::{EventFeed, WorkerStatus};
+use crate::handover::Receiver;
+use crate::handover::receive::ReceiverOptions;
+use crate::http;
+use crate::metrics::Metrics;
+use crate::model::{self, LoadedModel, ModelError};
+use crate::service::{Shared, WorkerService};
+use crate::tickets::Tickets;
+use crate::wire::{self, BlockIdentity};
+
+/// A worker that serves. It ends with its lifecycle.
+#[derive(Clone, Debug)]
+pub struct Running {
+    /// Where it listens.
+    pub address: SocketAddr,
+    pub worker_id: String,
+    /// Name of the model in requests.
+    pub model: String,
+    pub role: Role,
+    pub total_blocks: usize,
+    feed: Arc<EventFeed>,
+}
+
+/// Why a worker did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error("can't start the engine's thread: {0}")]
+    Thread(std::io::Error),
+    #[error("loading the model panicked: {0}")]
+    Panicked(#[from] tokio::task::JoinError),
+    #[error("gRPC reflection can't be set up: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// Loads the model, then serves it until the lifecycle drains.
+pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<Running, StartError> {
+    // First, so that an address in use shows before minutes of loading.
+    let listener = runtime::bind(&config.listen).await?;
+    let loading = config.clone();
+    let model = tokio::task::spawn_blocking(move || model::load(&loading)).await??;
+    serve(config, listener, model, lifecycle)
+}
+
+/// Serves a loaded model.
+pub(crate) fn serve(
+    config: Config,
+    listener: TcpListener,
+    model: LoadedModel,
+    lifecycle: Lifecycle,
+) -> Result<Running, StartError> {
+    let address = local_address(&config, &listener)?;
+    let page = MetricsPage::new();
+    page.keep_up(&lifecycle);
+    let shared = Arc::new(assemble(&config, address, model, &page, &lifecycle)?);
+    let running = Running {
+        address,
+        worker_id: shared.description.worker_id.clone(),
+        model: shared.description.model.clone(),
+        role: config.role,
+        total_blocks: shared.description.total_blocks as usize,
+        feed: shared.feed.clone(),
+    };
+    let reporter = HealthReporter::new();
+    let app = grpc_routes(&shared, &reporter)?.merge(http::routes(shared.clone(), page));
+    let health = Health {
+        reporter,
+        engine: shared.engine.clone(),
+        feed: shared.feed.clone(),
+    };
+    lifecycle.spawn("health", health.watch(lifecycle.clone()));
+    let life = lifecycle.clone();
+    lifecycle.spawn("server", async move {
+        runtime::serve(listener, app, &life, ServeOptions::default()).await;
+    });
+    Ok(running)
+}
+
+impl Running {
+    /// The load now.
+    pub fn status(&self) -> WorkerStatus {
+        self.feed.status()
+    }
+
+    /// Waits until the load is as `wanted`.
+    pub async fn status_when(&self, wanted: impl FnMut(&WorkerStatus) -> bool) -> WorkerStatus {
+        self.feed.status_when(wanted).await
+    }
+}
+
+fn local_address(config: &Config, listener: &TcpListener) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(|source| {
+        StartError::Bind(BindError::Other {
+            address: config.listen.clone(),
+            source,
+        })
+    })
+}
+
+pub(crate) fn assemble(
+    config: &Config,
+    address: SocketAddr,
+    model: LoadedModel,
+    page: &MetricsPage,
+    lifecycle: &Lifecycle,
+) -> Result<Shared, StartError> {
+    let engine = Engine::new(engine_config(config), model.runner);
+    let shape = engine.shape().clone();
+    let max_model_len = engine.max_model_len();
+    let metrics = Metrics::new(page, &model.name);
+    let feed = Arc::new(EventFeed::new(epoch(), WorkerStatus::default()));
+    let publish = Publish {
+        feed: feed.clone(),
+        metrics: metrics.clone(),
+    };
+    let engine = engine_thread::spawn(engine, publish, lifecycle.enter("engine"))
+        .map_err(StartError::Thread)?;
+    let identity = BlockIdentity {
+        model_fingerprint: model.fingerprint,
+        block_size: shape.block_size,
+    };
+    let layout = wire::kv_layout(&shape.kv, &identity);
+    let description = WorkerDescription {
+        worker_id: config.id.clone().unwrap_or_else(|| default_id(address)),
+        epoch: feed.epoch(),
+        model: model.name,
+        model_fingerprint: identity.model_fingerprint.clone(),
+        role: wire::role(config.role).into(),
+        block_size: shape.block_size as u32,
+        total_blocks: shape.total_blocks as u32,
+        max_model_len: max_model_len as u32,
+        vocab_size: shape.vocab_size as u32,
+        max_sequences: config.max_sequences as u32,
+    };
+    let receiver = Receiver::new(ReceiverOptions {
+        engine: engine.clone(),
+        layout: layout.clone(),
+        block_bytes: shape.kv.block_bytes,
+        timeout: config.transfer_timeout.0,
+        metrics: metrics.clone(),
+    });
+    Ok(Shared {
+        description,
+        files: model.files,
+        address: config
+            .advertise
+            .clone()
+            .unwrap_or_else(|| address.to_string()),
+        identity,
+        layout,
+        engine,
+        feed,
+        tickets: Tickets::default(),
+        ticket_lease: config.ticket_lease.0,
+        receiver,
+        metrics,
+        lifecycle: lifecycle.clone(),
+    })
+}
+
+fn engine_config(config: &Config) -> EngineConfig {
+    EngineConfig {
+        max_batch_tokens: config.max_batch_tokens,
+        max_sequences: config.max_sequences,
+        max_waiting: config.max_waiting,
+        ..EngineConfig::default()
+    }
+}
+
+fn grpc_routes(
+    shared: &Arc<Shared>,
+    reporter: &HealthReporter,
+) -> Result<axum::Router, StartError> {
+    let health = tonic_health::server::HealthService::from_health_reporter(reporter.clone());
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    // A prompt of a million tokens has about 4 MiB.
+    let worker = WorkerServer::new(WorkerService(shared.clone()))
+        .max_decoding_message_size(64 * 1024 * 1024)
+        .max_encoding_message_size(usize::MAX);
+    let routes = Routes::new(worker)
+        .add_service(tonic_health::pb::health_server::HealthServer::new(health))
+        .add_service(reflection);
+    Ok(routes.prepare().into_axum_router())
+}
+
+/// Larger than at every earlier start, as far as the clock goes.
+fn epoch() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(1, |time| time.as_micros() as u64)
+}
+
+fn default_id(address: SocketAddr) -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    let host = host.as_deref().map(str::trim).unwrap_or("worker");
+    format!("{host}:{}", address.port())
+}
+
+/// Tells health watchers and subscribers when no new work is taken.
+struct Health {
+    reporter: HealthReporter,
+    engine: EngineHandle,
+    feed: Arc<EventFeed>,
+}
+
+impl Health {
+    async fn watch(mut self, lifecycle: Lifecycle) {
+        self.set(ServingStatus::Serving).await;
+        tokio::select! {
+            () = lifecycle.drain_started() => {}
+            () = self.engine.ended() => self.set(ServingStatus::NotServing).await,
+        }
+        lifecycle.drain_started().await;
+        self.feed.update_status(|status| status.draining = true);
+        self.set(ServingStatus::NotServing).await;
+        // Ends the watches, which would hold up the drain.
+        for service in ["", SERVICE_NAME] {
+            self.reporter.clear_service_status(service).await;
+        }
+    }
+
+    async fn set(&self, status: ServingStatus) {
+        for service in ["", SERVICE_NAME] {
+            self.reporter.set_service_status(service, status).await;
+        }
+    }
+}

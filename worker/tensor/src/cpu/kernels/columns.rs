@@ -1,0 +1,90 @@
+//! A row-major matrix, written by columns from several threads.
+
+use std::marker::PhantomData;
+
+use rayon::prelude::*;
+
+/// Some neighbouring columns of a matrix, alone held by who has this.
+pub(in crate::cpu) struct ColumnsMut<'a> {
+    /// The matrix' first number.
+    base: *mut f32,
+    rows: usize,
+    stride: usize,
+    first: usize,
+    width: usize,
+    matrix: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: it stands for a `&mut [f32]` to its columns.
+unsafe impl Send for ColumnsMut<'_> {}
+
+impl<'a> ColumnsMut<'a> {
+    /// All columns of `matrix`, whose rows are `stride` long; numbers beyond the
+    /// last whole row are left out.
+    pub(in crate::cpu) fn whole(matrix: &'a mut [f32], stride: usize) -> ColumnsMut<'a> {
+        ColumnsMut {
+            base: matrix.as_mut_ptr(),
+            rows: matrix.len().checked_div(stride).unwrap_or(0),
+            stride,
+            first: 0,
+            width: stride,
+            matrix: PhantomData,
+        }
+    }
+
+    /// The same in parts of `width` columns, the last perhaps narrower.
+    pub(in crate::cpu) fn split(
+        self,
+        width: usize,
+    ) -> impl IndexedParallelIterator<Item = ColumnsMut<'a>> {
+        let whole = Shared(self);
+        (0..whole.columns().div_ceil(width))
+            .into_par_iter()
+            // SAFETY: a parallel range yields each part's number once.
+            .map(move |part| unsafe { whole.part(part, width) })
+    }
+
+    pub(in crate::cpu) fn first(&self) -> usize {
+        self.first
+    }
+
+    pub(in crate::cpu) fn width(&self) -> usize {
+        self.width
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// # Safety
+    /// `row < rows` and `column < width`.
+    #[inline(always)]
+    pub(super) unsafe fn write(&mut self, row: usize, column: usize, value: f32) {
+        debug_assert!(row < self.rows && column < self.width);
+        // SAFETY: inside the matrix, and in a column that is held here alone.
+        unsafe { *self.base.add(row * self.stride + self.first + column) = value }
+    }
+}
+
+struct Shared<'a>(ColumnsMut<'a>);
+
+// SAFETY: from a shared reference only parts are made, each once.
+unsafe impl Sync for Shared<'_> {}
+
+impl<'a> Shared<'a> {
+    fn columns(&self) -> usize {
+        self.0.width
+    }
+
+    /// # Safety
+    /// Each part is made once, all with the same width.
+    unsafe fn part(&self, part: usize, width: usize) -> ColumnsMut<'a> {
+        let first = part * width;
+        ColumnsMut {
+            base: self.0.base,
+            first: self.0.first + first,
+            width: width.min(self.0.width - first),
+            ..self.0
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! The kernels, over any lanes.
+//!
+//! An output number is a sum over k in one vector accumulator: lane l takes
+//! k = l, l + 16, l + 32 and so on, in order, and the lanes are summed as a
+//! tree. Tiles change which numbers are computed together, never that order.
+//!
+//! SAFETY (of every body here): the instruction set exists by the contract of
+//! [`Lanes`]; `kernels` has checked that slices are as long as shapes say.
+
+// Tiles are indexed by their constant sizes, so that they unroll into registers.
+#![allow(clippy::needless_range_loop)]
+
+use super::columns::ColumnsMut;
+use super::lanes::{Element, F32, LANES, Lanes};
+use super::{Matmul, WeightedSum};
+
+/// Rows of weights whose bytes stay in the second-level cache while tokens pass.
+const STRIP_BYTES: usize = 256 * 1024;
+/// Activations that stay in the first-level cache while weights pass.
+const ACTIVATION_BYTES: usize = 32 * 1024;
+
+/// `out = x w^T + bias` in tiles of T tokens and R rows, or, for a single
+/// token, of S rows.
+#[inline(always)]
+pub(super) unsafe fn matmul<
+    L: Lanes,
+    E: Element,
+    const T: usize,
+    const R: usize,
+    const S: usize,
+>(
+    op: &Matmul<'_>,
+    out: &mut ColumnsMut<'_>,
+) {
+    let tokens = out.rows();
+    let rows = out.width();
+    let strip = (STRIP_BYTES / (op.k * E::SIZE).max(1))
+        .next_multiple_of(S)
+        .max(S);
+    let group = (ACTIVATION_BYTES / (op.k * 4).max(1))
+        .next_multiple_of(T)
+        .max(T);
+    let mut strip_start = 0;
+    while strip_start < rows {
+        let strip_end = (strip_start + strip).min(rows);
+        let mut start = 0;
+        while start < tokens {
+            let end = (start + group).min(tokens);
+            let area = Area {
+                tokens: (start, end),
+                rows: (strip_start, strip_end),
+            };
+            unsafe {
+                if end - start < T {
+                    strip_of::<L, E, 1, S>(op, area, out);
+                } else {
+                    strip_of::<L, E, T, R>(op, area, out);
+                }
+            }
+            start = end;
+        }
+        strip_start = strip_end;
+    }
+}
+
+/// Tokens and rows from, to.
+#[derive(Clone, Copy)]
+struct Area {
+    tokens: (usize, usize),
+    rows: (usize, usize),
+}
+
+#[inline(always)]
+unsafe fn strip_of<L: Lanes, E: Element, const T: usize, const R: usize>(
+    op: &Matmul<'_>,
+    area: Area,
+    out: &mut ColumnsMut<'_>,
+) {
+    let (mut row, end) = area.rows;
+    while row + R <= end {
+        unsafe { tokens_of::<L, E, T, R>(op, area.tokens, row, out) };
+        row += R;
+    }
+    while row < end {
+        unsafe { tokens_of::<L, E, T, 1>(op, area.tokens, row, out) };
+        row += 1;
+    }
+}
+
+#[inline(always)]
+unsafe fn tokens_of<L: Lanes, E: Element, const T: usize, const R: usize>(
+    op: &Matmul<'_>,
+    tokens: (usize, usize),
+    row: usize,
+    out: &mut ColumnsMut<'_>,
+) {
+    let (mut token, end) = tokens;
+    while token + T <= end {
+        unsafe { tile::<L, E, T, R>(op, token, row, out) };
+        token += T;
+    }
+    while token < end {
+        unsafe { tile::<L, E, 1, R>(op, token, row, out) };
+        token += 1;
+    }
+}
+
+#[inline(always)]
+unsafe fn tile<L: Lanes, E: Element, const T: usize, const R: usize>(
+    op: &Matmul<'_>,
+    token: usize,
+    row: usize,
+    out: &mut ColumnsMut<'_>,
+) {
+    unsafe {
+        let x = op.x.as_ptr().add(token * op.k);
+        let w = op.w.as_ptr().add(row * op.k * E::SIZE);
+        let sums = dots::<L, E, T, R>(op.k, x, w);
+        for r in 0..R {
+            let bias = op.bias.map_or(0.0, |bias| *bias.get_unchecked(row + r));
+            for (t, sums) in sums.iter().enumerate() {
+                out.write(token + t, row + r, sums[r] + bias);
+            }
+        }
+    }
+}
+
+/// Dot products of T rows of `x` with R rows of `w`, each `k` long.
+#[inline(always)]
+unsafe fn dots<L: Lanes, E: Element, const T: usize, const R: usize>(
+    k: usize,
+    x: *const f32,
+    w: *const u8,
+) -> [[f32; R]; T] {
+    let x = x.cast::<u8>();
+    let whole = k / LANES;
+    let rest = k % LANES;
+    unsafe {
+        let mut sums = [[L::splat(0.0); R]; T];
+        let mut weights = [L::splat(0.0); R];
+        for step in 0..whole {
+            for r in 0..R {
+                weights[r] = E::load(at(w, r, k, step, E::SIZE));
+            }
+            for t in 0..T {
+                let x = F32::load::<L>(at(x, t, k, step, F32::SIZE));
+                for r in 0..R {
+                    sums[t][r] = sums[t][r].fma(x, weights[r]);
+                }
+            }
+        }
+        if rest > 0 {
+            for r in 0..R {
+                weights[r] = E::load_partial(at(w, r, k, whole, E::SIZE), rest);
+            }
+            for t in 0..T {
+                let x = F32::load_partial::<L>(at(x, t, k, whole, F32::SIZE), rest);
+                for r in 0..R {
+                    sums[t][r] = sums[t][r].fma(x, weights[r]);
+                }
+            }
+        }
+        let mut out = [[0.0; R]; T];
+        for t in 0..T {
+            for r in 0..R {
+                out[t][r] = sums[t][r].sum();
+            }
+        }
+        out
+    }
+}
+
+/// Where vector `step` of row `row` lies, in rows of `k` numbers of `size`
+/// bytes. Wrapping, since overflow checks would halve the speed of unoptimised
+/// profiles; the result is inside the matrix.
+#[inline(always)]
+fn at(matrix: *const u8, row: usize, k: usize, step: usize, size: usize) -> *const u8 {
+    let number = row.wrapping_mul(k).wrapping_add(step.wrapping_mul(LANES));
+    matrix.wrapping_add(number.wrapping_mul(size))
+}
+
+/// The dot product of two vectors of one length.
+#[inline(always)]
+pub(super) unsafe fn dot<L: Lanes>(x: &[f32], y: &[f32]) -> f32 {
+    unsafe { dots::<L, F32, 1, 1>(x.len(), x.as_ptr(), y.as_ptr().cast())[0][0] }
+}
+
+/// `out = out * scale + sum over j of weights[j] * rows[j]`, in the order of j.
+#[inline(always)]
+pub(super) unsafe fn weighted_sum<L: Lanes>(op: &WeightedSum<'_>, out: &mut [f32]) {
+    let cols = out.len();
+    let rows = op.rows.as_ptr().cast::<u8>();
+    let whole = cols / LANES;
+    let rest = cols % LANES;
+    unsafe {
+        let scale = L::splat(op.scale);
+        for step in 0..whole {
+            let out = out.as_mut_ptr().wrapping_add(step.wrapping_mul(LANES));
+            let mut sum = F32::load::<L>(out.cast()).mul(scale);
+            for (j, &weight) in op.weights.iter().enumerate() {
+                let row = F32::load(at(rows, j, cols, step, F32::SIZE));
+                sum = sum.fma(L::splat(weight), row);
+            }
+            sum.store(out);
+        }
+        if rest > 0 {
+            let out = out.get_unchecked_mut(cols - rest..);
+            let mut sum = F32::load_partial::<L>(out.as_ptr().cast(), rest).mul(scale);
+            for (j, &weight) in op.weights.iter().enumerate() {
+                let row = F32::load_partial(at(rows, j, cols, whole, F32::SIZE), rest);
+                sum = sum.fma(L::splat(weight), row);
+            }
+            let mut padded = [0.0; LANES];
+            sum.store(padded.as_mut_ptr());
+            out.copy_from_slice(&padded[..rest]);
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Sixteen f32 lanes, in each instruction set.
+//!
+//! Every set computes the same bits: lanes fuse multiply and add, and are
+//! summed as one tree. Functions are unsafe because they must only run where
+//! their instruction set exists, and because they read and write raw pointers,
+//! which need no alignment.
+
+use half::{bf16, f16};
+
+/// Numbers in a vector.
+pub(super) const LANES: usize = 16;
+
+/// A vector of [`LANES`] f32.
+///
+/// # Safety
+/// Callers run only where the implementation's instruction set exists, and
+/// pointers are valid for the numbers that a function names.
+pub(super) trait Lanes: Copy {
+    unsafe fn splat(value: f32) -> Self;
+    unsafe fn load_f32(p: *const u8) -> Self;
+    unsafe fn load_bf16(p: *const u8) -> Self;
+    unsafe fn load_f16(p: *const u8) -> Self;
+    unsafe fn store(self, p: *mut f32);
+    unsafe fn mul(self, other: Self) -> Self;
+    /// `self + a * b`, rounded once.
+    unsafe fn fma(self, a: Self, b: Self) -> Self;
+    /// The sum as a tree: lane i with i + 8, then i + 4, i + 2, i + 1.
+    unsafe fn sum(self) -> f32;
+}
+
+/// How numbers in memory become lanes.
+pub(super) trait Element {
+    /// Bytes of a number.
+    const SIZE: usize;
+
+    /// # Safety
+    /// As [`Lanes`]; `p` is valid for [`LANES`] numbers.
+    unsafe fn load<L: Lanes>(p: *const u8) -> L;
+
+    /// As [`Element::load`], of `count < LANES` numbers; the rest are zeros.
+    ///
+    /// # Safety
+    /// As [`Lanes`]; `p` is valid for `count` numbers.
+    #[inline(always)]
+    unsafe fn load_partial<L: Lanes>(p: *const u8, count: usize) -> L {
+        let mut padded = [0u8; LANES * 4];
+        // SAFETY: `count` numbers are readable and fit, as they are fewer than
+        // LANES of at most 4 bytes.
+        unsafe {
+            std::ptr::copy_nonoverlapping(p, padded.as_mut_ptr(), count * Self::SIZE);
+            Self::load(padded.as_ptr())
+        }
+    }
+}
+
+pub(super) struct F32;
+pub(super) struct Bf16;
+pub(super) struct F16;
+
+// SAFETY (all three): the callee's contract is the caller's.
+impl Element for F32 {
+    const SIZE: usize = 4;
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(p: *const u8) -> L {
+        unsafe { L::load_f32(p) }
+    }
+}
+
+impl Element for Bf16 {
+    const SIZE: usize = 2;
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(p: *const u8) -> L {
+        unsafe { L::load_bf16(p) }
+    }
+}
+
+impl Element for F16 {
+    const SIZE: usize = 2;
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(p: *const u8) -> L {
+        unsafe { L::load_f16(p) }
+    }
+}
+
+/// Portable, and the oracle of the others.
+#[derive(Clone, Copy)]
+pub(super) struct Portable([f32; LANES]);
+
+impl Portable {
+    // SAFETY: `p` is valid for LANES numbers of N bytes; arrays of bytes need no
+    // alignment.
+    #[inline(always)]
+    unsafe fn load_with<const N: usize>(p: *const u8, decode: fn([u8; N]) -> f32) -> Portable {
+        let mut lanes = [0.0; LANES];
+        for (i, lane) in lanes.iter_mut().enumerate() {
+            *lane = decode(unsafe { *p.add(i * N).cast::<[u8; N]>() });
+        }
+        Portable(lanes)
+    }
+}
+
+// SAFETY (of each body): needs no instruction set; pointers are the caller's
+// contract.
+impl Lanes for Portable {
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        Portable([value; LANES])
+    }
+
+    #[inline(always)]
+    unsafe fn load_f32(p: *const u8) -> Self {
+        unsafe { Portable::load_with(p, f32::from_le_bytes) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const u8) -> Self {
+        unsafe { Portable::load_with(p, |b| bf16::from_le_bytes(b).to_f32()) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(p: *const u8) -> Self {
+        unsafe { Portable::load_with(p, |b| f16::from_le_bytes(b).to_f32()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        unsafe { p.cast::<[f32; LANES]>().write_unaligned(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(mut self, other: Self) -> Self {
+        for i in 0..LANES {
+            self.0[i] *= other.0[i];
+        }
+        self
+    }
+
+    #[inline(always)]
+    unsafe fn fma(mut self, a: Self, b: Self) -> Self {
+        for i in 0..LANES {
+            self.0[i] = a.0[i].mul_add(b.0[i], self.0[i]);
+        }
+        self
+    }
+
+    #[inline(always)]
+    unsafe fn sum(mut self) -> f32 {
+        for half in [8, 4, 2, 1] {
+            for i in 0..half {
+                self.0[i] += self.0[i + half];
+            }
+        }
+        self.0[0]
+    }
+}

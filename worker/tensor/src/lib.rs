@@ -1,0 +1,22 @@
+//! Fused operations on a device.
+//!
+//! [`Device`] is all that a model's forward pass asks of hardware: handles to
+//! memory, never tensors, and every shape said explicitly. [`CpuDevice`] is the
+//! device that is always there. A result of any row depends on that row's own
+//! sequence only, to the bit: not on what else is in the batch, how a prompt
+//! was cut into chunks, where its blocks lie, or how many threads compute. So a
+//! sequence that is split, preempted or moved goes on with the same tokens.
+
+mod batch;
+mod cpu;
+mod device;
+mod error;
+mod host;
+mod rope;
+
+pub use batch::{Batch, BatchSequence};
+pub use cpu::CpuDevice;
+pub use device::{AttentionHeads, Device, KvShape, RmsNorm};
+pub use error::DeviceError;
+pub use host::{DType, HostTensor};
+pub use rope::rope_table;
