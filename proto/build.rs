@@ -6,10 +6,7 @@ use prost::Message;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = Path::new("proto");
-    let files = [
-        "kvasir/v1/inference.proto",
-        "kvasir/worker/v1/worker.proto",
-    ];
+    let files = ["kvasir/v1/inference.proto", "kvasir/worker/v1/worker.proto"];
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(files, [root])?;
     let out = std::env::var("OUT_DIR")?;

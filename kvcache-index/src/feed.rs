@@ -105,10 +105,7 @@ mod tests {
     #[test]
     fn new_epoch_needs_a_snapshot() {
         let mut feed = joined();
-        assert_eq!(
-            feed.event(8, 1),
-            Err(FeedError::UnknownEpoch { got: 8 })
-        );
+        assert_eq!(feed.event(8, 1), Err(FeedError::UnknownEpoch { got: 8 }));
         feed.snapshot(8, 3, true);
         assert_eq!(feed.event(8, 4), Ok(Verdict::Apply));
     }

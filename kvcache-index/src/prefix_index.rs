@@ -107,11 +107,7 @@ impl PrefixIndex {
     }
 }
 
-fn unlist(
-    holders: &mut FxHashMap<u64, SmallVec<[WorkerSlot; 4]>>,
-    hash: u64,
-    worker: WorkerSlot,
-) {
+fn unlist(holders: &mut FxHashMap<u64, SmallVec<[WorkerSlot; 4]>>, hash: u64, worker: WorkerSlot) {
     if let Some(list) = holders.get_mut(&hash) {
         list.retain(|holder| *holder != worker);
         if list.is_empty() {

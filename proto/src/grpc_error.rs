@@ -11,10 +11,9 @@ const METADATA_KEY: &str = "kvasir-error";
 /// A gRPC status that says `code`.
 pub fn status(code: ErrorCode, message: impl Into<String>) -> Status {
     let mut status = Status::new(code.grpc_code(), message);
-    status.metadata_mut().insert(
-        METADATA_KEY,
-        MetadataValue::from_static(code.as_str()),
-    );
+    status
+        .metadata_mut()
+        .insert(METADATA_KEY, MetadataValue::from_static(code.as_str()));
     status
 }
 

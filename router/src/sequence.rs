@@ -57,13 +57,17 @@ pub struct Sampling {
 /// migration don't show.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
+    /// A worker has begun. Prompt tokens whose KV was reused, not computed for
+    /// this request; comes again, before any token, if another worker had to
+    /// begin anew.
+    Started { cached_tokens: usize },
     /// Of the prompt's tokens, in order; the first has no logprob. Comes before
     /// any token, only if asked for.
     PromptLogprobs(Vec<Token>),
     /// The next generated tokens.
     Tokens(Vec<Token>),
     /// The last event.
-    Finished(Outcome),
+    Finished(FinishReason),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -76,13 +80,6 @@ pub struct Token {
 }
 
 /// How a sequence ended.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Outcome {
-    pub reason: FinishReason,
-    /// Prompt tokens whose KV was reused, not computed for this request.
-    pub cached_tokens: usize,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FinishReason {
     /// An end-of-text or stop token, which is the last token.

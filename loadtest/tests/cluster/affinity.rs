@@ -29,7 +29,14 @@ fn a_conversation_is_explained_and_its_usage_says_what_was_cached() {
     let body = format!(
         r#"{{"model":"kvasir-demo","max_tokens":4,"messages":[{{"role":"system","content":"{system}"}},{{"role":"user","content":"What is a block?"}}]}}"#
     );
-    let chat = || post(router.address, "/v1/chat/completions", "x-kvasir-explain: 1\r\n", &body);
+    let chat = || {
+        post(
+            router.address,
+            "/v1/chat/completions",
+            "x-kvasir-explain: 1\r\n",
+            &body,
+        )
+    };
     let (head, first) = chat();
     assert!(head.starts_with("HTTP/1.1 200"), "{head} {first}");
     let explained = head

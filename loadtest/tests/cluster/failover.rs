@@ -211,7 +211,11 @@ fn with_nobody_left_clients_are_told_so() {
     });
     for got in got {
         let status = got.expect_err("nobody can go on");
-        assert_eq!(proto::code_of(&status), proto::ErrorCode::NoWorker, "{status}");
+        assert_eq!(
+            proto::code_of(&status),
+            proto::ErrorCode::NoWorker,
+            "{status}"
+        );
     }
     let body = r#"{"model":"kvasir-demo","messages":[{"role":"user","content":"hi"}]}"#;
     let (head, body) = crate::harness::post(router.address, "/v1/chat/completions", "", body);
@@ -239,7 +243,10 @@ fn a_restarted_worker_serves_again_without_ghosts() {
     let mut worker = sim_worker("worker-0", "both", SLOW_DECODE);
     let router = router(&[&worker]);
     let asks = asks(1, 200, 4);
-    assert_undisturbed(&asks, vec![Ok(crate::harness::run(&router, &asks).remove(0))]);
+    assert_undisturbed(
+        &asks,
+        vec![Ok(crate::harness::run(&router, &asks).remove(0))],
+    );
     router.wait_for("kvasir_router_index_blocks", |n| n >= 12.0);
     let listen = format!("--listen={}", worker.address);
     worker.kill();

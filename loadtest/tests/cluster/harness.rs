@@ -42,7 +42,9 @@ impl Part {
 
     /// Waits until a metric is as wanted.
     pub fn wait_for(&self, name: &str, wanted: impl Fn(f64) -> bool) {
-        until(&format!("{name} of {}", self.address), || wanted(self.metric(name)));
+        until(&format!("{name} of {}", self.address), || {
+            wanted(self.metric(name))
+        });
     }
 }
 
@@ -82,7 +84,11 @@ pub fn worker(flags: &[&str]) -> Part {
 /// Starts a router over these workers and waits until it knows them all.
 pub fn router(workers: &[&Part]) -> Part {
     let mut flags = vec!["router".to_owned(), "--listen=127.0.0.1:0".to_owned()];
-    flags.extend(workers.iter().map(|w| format!("--worker=grpc://{}", w.address)));
+    flags.extend(
+        workers
+            .iter()
+            .map(|w| format!("--worker=grpc://{}", w.address)),
+    );
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     let config: ::router::Config = parse(&flags);
     let runtime = new_runtime();
@@ -125,9 +131,12 @@ pub fn until(what: &str, mut done: impl FnMut() -> bool) {
 
 /// Body of a GET on its own connection; empty if there is no answer.
 pub fn get(address: SocketAddr, path: &str) -> String {
-    request(address, &format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n"))
-        .unwrap_or_default()
-        .1
+    request(
+        address,
+        &format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n"),
+    )
+    .unwrap_or_default()
+    .1
 }
 
 /// A JSON POST on its own connection: head and body of the answer.
@@ -234,7 +243,11 @@ impl Client {
         ask: &Ask,
     ) -> Result<tonic::Streaming<v1::GenerateResponse>, tonic::Status> {
         let models = self.0.list_models(v1::ListModelsRequest {}).await?;
-        let model = models.into_inner().models.first().map(|model| model.id.clone());
+        let model = models
+            .into_inner()
+            .models
+            .first()
+            .map(|model| model.id.clone());
         let request = ask.request(model.unwrap_or_else(|| "demo".to_owned()));
         Ok(self.0.generate(request).await?.into_inner())
     }

@@ -73,21 +73,10 @@ pub enum Notice {
 /// What a decoding worker says of a sequence.
 #[derive(Debug)]
 pub enum DecodeEvent {
-    Started {
-        cached_tokens: usize,
-    },
-    Tokens {
-        index: usize,
-        tokens: Vec<Token>,
-    },
-    PromptLogprobs {
-        index: usize,
-        tokens: Vec<Token>,
-    },
-    Finished {
-        reason: FinishReason,
-        cached_tokens: usize,
-    },
+    Started { cached_tokens: usize },
+    Tokens { index: usize, tokens: Vec<Token> },
+    PromptLogprobs { index: usize, tokens: Vec<Token> },
+    Finished { reason: FinishReason },
 }
 
 /// What a prefill worker says of a sequence.
@@ -298,7 +287,6 @@ fn decode_event(event: wire::GenerateEvent) -> Result<DecodeEvent, ApiError> {
                 wire::FinishReason::Stop => FinishReason::Stop,
                 wire::FinishReason::Unspecified => return Err(malformed("a finish reason")),
             },
-            cached_tokens: finished.cached_tokens as usize,
         },
     })
 }

@@ -1,6 +1,7 @@
 //! A link follows one worker: connects, learns what it is, and feeds its events
 //! into the cluster's state until the connection breaks; then again.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,6 +48,7 @@ pub async fn follow(
         feed: Feed::default(),
         recheck: Arc::new(Notify::new()),
         backoff: Backoff::new(&config),
+        draining: false,
         last_failure: String::new(),
     };
     tokio::select! {
@@ -72,15 +74,18 @@ struct Link {
     /// A request could not reach the worker.
     recheck: Arc<Notify>,
     backoff: Backoff,
+    /// Its last status said so: the end of its events is no loss.
+    draining: bool,
     last_failure: String,
 }
 
 impl Link {
     async fn run(&mut self) {
         loop {
-            let failure = match self.session().await {
-                Ok(()) => "it closed the connection".to_owned(),
-                Err(error) => error.message,
+            let Err(error) = self.session().await;
+            let failure = match std::mem::take(&mut self.draining) {
+                true => "it is shutting down".to_owned(),
+                false => error.message,
             };
             self.cluster.state().disconnected(self.slot);
             self.cluster.count_connected();
@@ -93,7 +98,7 @@ impl Link {
     }
 
     /// One connection, from describing the worker to its loss.
-    async fn session(&mut self) -> Result<(), ApiError> {
+    async fn session(&mut self) -> Result<Infallible, ApiError> {
         let client = WorkerClient::connect(&self.address.uri()).await?;
         let description = Arc::new(client.describe().await?);
         let model = self.model(&client, &description).await?;
@@ -196,6 +201,7 @@ impl Link {
         let mut state = self.cluster.state();
         match notice {
             Notice::Status(status) => {
+                self.draining = status.draining;
                 state.status(self.slot, status);
                 drop(state);
                 self.backoff.reset();

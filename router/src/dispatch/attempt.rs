@@ -8,7 +8,7 @@ use std::pin::Pin;
 
 use futures::{Stream, StreamExt};
 use proto::ErrorCode;
-use tracing::{Instrument, info_span};
+use tracing::{Instrument, Span, info_span};
 
 use super::progress::Progress;
 use crate::cluster::{Booking, DecodeEvent, PrefillEvent, WorkerRef};
@@ -22,15 +22,17 @@ pub(super) struct Failure {
     pub error: ApiError,
 }
 
-type Calls<T> = Pin<Box<dyn Stream<Item = Result<T, ApiError>> + Send>>;
+/// A call in flight, and the span that lasts as long.
+struct Call<T> {
+    events: Pin<Box<dyn Stream<Item = Result<T, ApiError>> + Send>>,
+    _span: Span,
+}
 
 /// Calls in flight; dropping them cancels the sequence on the workers.
 pub(super) struct Attempt<'a> {
     booking: &'a Booking,
-    prefill: Option<Calls<PrefillEvent>>,
-    decode: Option<Calls<DecodeEvent>>,
-    /// Prompt tokens the prefill worker had cached.
-    prefill_cached: Option<usize>,
+    prefill: Option<Call<PrefillEvent>>,
+    decode: Option<Call<DecodeEvent>>,
     /// Index of the first token that this attempt generates.
     first_index: usize,
 }
@@ -41,7 +43,6 @@ impl<'a> Attempt<'a> {
             booking,
             prefill: None,
             decode: None,
-            prefill_cached: None,
             first_index: 0,
         }
     }
@@ -53,10 +54,16 @@ impl<'a> Attempt<'a> {
         }
         match self.happened().await? {
             Happened::Prefill(event) => Ok(self.prefill_event(event, progress)),
+            // Of a split prompt, what its prefill worker had cached counts.
+            Happened::Decode(DecodeEvent::Started { .. }) if self.split() => Ok(None),
             Happened::Decode(event) => progress
-                .decode_event(event, self.prefill_cached)
+                .decode_event(event)
                 .map_err(|error| failed(&self.booking.decode, error)),
         }
+    }
+
+    fn split(&self) -> bool {
+        self.booking.prefill.is_some()
     }
 
     async fn start(&mut self, progress: &Progress) -> Result<(), Failure> {
@@ -75,22 +82,28 @@ impl<'a> Attempt<'a> {
                 }
             };
             let (events, granted) = call
-                .instrument(span)
+                .instrument(span.clone())
                 .await
                 .map_err(|error| failed(worker, error))?;
             self.booking.accepted(worker);
-            self.prefill = Some(Box::pin(events));
+            self.prefill = Some(Call {
+                events: Box::pin(events),
+                _span: span,
+            });
             ticket = Some(granted);
         }
         let span = info_span!("decode", worker = %decode.id);
         let events = decode
             .client
             .generate(sequence, generated, ticket.as_ref())
-            .instrument(span)
+            .instrument(span.clone())
             .await
             .map_err(|error| failed(decode, error))?;
         self.booking.accepted(decode);
-        self.decode = Some(Box::pin(events));
+        self.decode = Some(Call {
+            events: Box::pin(events),
+            _span: span,
+        });
         Ok(())
     }
 
@@ -118,11 +131,7 @@ impl<'a> Attempt<'a> {
     fn prefill_event(&mut self, event: PrefillEvent, progress: &mut Progress) -> Option<Event> {
         match event {
             PrefillEvent::Ticket(_) => None,
-            PrefillEvent::Started { cached_tokens } => {
-                self.prefill_cached = Some(cached_tokens);
-                progress.cached(cached_tokens);
-                None
-            }
+            PrefillEvent::Started { cached_tokens } => progress.started(cached_tokens),
             PrefillEvent::FirstToken(token) => {
                 progress.tokens(self.first_index, vec![token]).ok()?
             }
@@ -139,10 +148,10 @@ enum Happened {
     Decode(DecodeEvent),
 }
 
-/// The next item of a stream that is there; for one that is not, nothing, ever.
-async fn next_of<T>(calls: Option<&mut Calls<T>>) -> Option<Option<Result<T, ApiError>>> {
-    match calls {
-        Some(calls) => Some(calls.next().await),
+/// The next item of a call that is there.
+async fn next_of<T>(call: Option<&mut Call<T>>) -> Option<Option<Result<T, ApiError>>> {
+    match call {
+        Some(call) => Some(call.events.next().await),
         None => None,
     }
 }

@@ -8,7 +8,7 @@ use proto::ErrorCode;
 
 use crate::cluster::DecodeEvent;
 use crate::error::ApiError;
-use crate::sequence::{Event, FinishReason, Outcome, Sequence, Token};
+use crate::sequence::{Event, FinishReason, Sequence, Token};
 
 #[derive(Debug)]
 pub(super) struct Progress {
@@ -16,8 +16,6 @@ pub(super) struct Progress {
     generated: Vec<u32>,
     /// Prompt positions whose logprobs the client has; the first token has none.
     scored: usize,
-    /// Prompt tokens reused, as of the attempt that gave the first token.
-    cached_tokens: usize,
 }
 
 impl Progress {
@@ -26,7 +24,6 @@ impl Progress {
             sequence,
             generated: Vec::new(),
             scored: 1,
-            cached_tokens: 0,
         }
     }
 
@@ -63,37 +60,30 @@ impl Progress {
         let stops = sampling.stop_token_ids.contains(&last)
             || (!sampling.ignore_eos && self.sequence.model.eos().contains(&last));
         if stops && self.generated.len() > sampling.min_tokens {
-            return Some(self.finished(FinishReason::Stop));
+            return Some(Event::Finished(FinishReason::Stop));
         }
-        (self.generated.len() >= sampling.max_tokens).then(|| self.finished(FinishReason::Length))
+        let full = self.generated.len() >= sampling.max_tokens;
+        full.then_some(Event::Finished(FinishReason::Length))
     }
 
-    /// A worker found so many prompt tokens in its cache.
-    pub fn cached(&mut self, tokens: usize) {
-        if !self.has_begun() {
-            self.cached_tokens = tokens.min(self.sequence.prompt.len());
-        }
+    /// The worker that computes the prompt found so many tokens in its cache.
+    /// Nothing for the client once it has a token: its prompt was computed then.
+    pub fn started(&self, cached_tokens: usize) -> Option<Event> {
+        let cached_tokens = cached_tokens.min(self.sequence.prompt.len());
+        (!self.has_begun()).then_some(Event::Started { cached_tokens })
     }
 
-    /// What a decoding worker says. `prefill_cached`: what its prefill worker
-    /// had cached, which then counts instead of its own.
-    pub fn decode_event(
-        &mut self,
-        event: DecodeEvent,
-        prefill_cached: Option<usize>,
-    ) -> Result<Option<Event>, ApiError> {
+    /// What a decoding worker says.
+    pub fn decode_event(&mut self, event: DecodeEvent) -> Result<Option<Event>, ApiError> {
         match event {
-            DecodeEvent::Started { cached_tokens } => {
-                self.cached(prefill_cached.unwrap_or(cached_tokens));
-                Ok(None)
-            }
+            DecodeEvent::Started { cached_tokens } => Ok(self.started(cached_tokens)),
             DecodeEvent::Tokens { index, tokens } => self.tokens(index, tokens),
             DecodeEvent::PromptLogprobs { index, tokens } => {
                 let fresh = skip_known(index, tokens, self.scored)?;
                 self.scored += fresh.len();
                 Ok((!fresh.is_empty()).then_some(Event::PromptLogprobs(fresh)))
             }
-            DecodeEvent::Finished { reason, .. } => Ok(Some(self.finished(reason))),
+            DecodeEvent::Finished { reason } => Ok(Some(Event::Finished(reason))),
         }
     }
 
@@ -102,13 +92,6 @@ impl Progress {
         let fresh = skip_known(index, tokens, self.generated.len())?;
         self.generated.extend(fresh.iter().map(|token| token.id));
         Ok((!fresh.is_empty()).then_some(Event::Tokens(fresh)))
-    }
-
-    fn finished(&self, reason: FinishReason) -> Event {
-        Event::Finished(Outcome {
-            reason,
-            cached_tokens: self.cached_tokens,
-        })
     }
 }
 

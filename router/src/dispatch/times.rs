@@ -11,6 +11,7 @@ pub(super) struct Times {
     metrics: Arc<Metrics>,
     started: Instant,
     last_tokens: Option<Instant>,
+    cached_tokens: usize,
     outcome: Outcome,
 }
 
@@ -29,6 +30,7 @@ impl Times {
             metrics,
             started: Instant::now(),
             last_tokens: None,
+            cached_tokens: 0,
             outcome: Outcome::Cancelled,
         }
     }
@@ -36,6 +38,7 @@ impl Times {
     pub fn saw(&mut self, event: &Event) {
         match event {
             Event::PromptLogprobs(_) => {}
+            Event::Started { cached_tokens } => self.cached_tokens = *cached_tokens,
             Event::Tokens(tokens) => {
                 let now = Instant::now();
                 let (histogram, since) = match self.last_tokens.replace(now) {
@@ -45,11 +48,7 @@ impl Times {
                 histogram.record(now - since);
                 self.metrics.generated_tokens.increment(tokens.len() as u64);
             }
-            Event::Finished(outcome) => {
-                self.outcome = Outcome::Finished;
-                let cached = outcome.cached_tokens as u64;
-                self.metrics.cached_tokens.increment(cached);
-            }
+            Event::Finished(_) => self.outcome = Outcome::Finished,
         }
     }
 
@@ -78,5 +77,7 @@ impl Drop for Times {
             Outcome::Finished => &self.metrics.sequences_finished,
         };
         ended.increment(1);
+        let cached = self.cached_tokens as u64;
+        self.metrics.cached_tokens.increment(cached);
     }
 }

@@ -135,7 +135,7 @@ impl Writer {
             };
             self.running -= 1;
             self.usage.completion_tokens += count(end.generated);
-            let known = self.cached_tokens.into_iter().chain(end.cached_tokens);
+            let known = self.cached_tokens.into_iter().chain([end.cached_tokens]);
             self.cached_tokens = known.min();
             self.usage.cached_tokens = count(self.cached_tokens.unwrap_or(0));
             usage = (self.running == 0).then_some(self.usage);

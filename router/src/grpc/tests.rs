@@ -54,8 +54,13 @@ async fn messages_carry_text_and_tokens_and_the_last_usage() {
     let responses = generate(request, || {
         ["a", "b"]
             .map(|text| {
-                let stop = finished(FinishReason::Stop, 2);
-                fixture::events(vec![tokens(&bytes(text)), tokens(&[EOS]), stop])
+                let stop = finished(FinishReason::Stop);
+                fixture::events(vec![
+                    fixture::started(2),
+                    tokens(&bytes(text)),
+                    tokens(&[EOS]),
+                    stop,
+                ])
             })
             .into()
     });

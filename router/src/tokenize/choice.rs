@@ -46,9 +46,8 @@ pub struct End {
     pub reason: FinishReason,
     /// All tokens generated, up to the one that ended the text.
     pub generated: usize,
-    /// Prompt tokens whose KV was reused, where known: a sequence cut short by
-    /// a stop string does not tell.
-    pub cached_tokens: Option<usize>,
+    /// Prompt tokens whose KV was reused.
+    pub cached_tokens: usize,
 }
 
 /// The pieces of one completion. Ends after the first error or the last piece,
@@ -65,6 +64,7 @@ pub struct Choice {
     /// 0: whatever is generated is not shown, the prompt was only scored.
     max_tokens: usize,
     generated: usize,
+    cached_tokens: usize,
     /// Characters detokenised, and characters given out.
     decoded: usize,
     released: usize,
@@ -94,6 +94,7 @@ impl Choice {
             min_tokens: sequence.sampling.min_tokens,
             max_tokens: sequence.sampling.max_tokens,
             generated: 0,
+            cached_tokens: 0,
             decoded: 0,
             released: 0,
             buffer: String::new(),
@@ -104,6 +105,10 @@ impl Choice {
 
     fn react(&mut self, event: Event) -> Option<Piece> {
         match event {
+            Event::Started { cached_tokens } => {
+                self.cached_tokens = cached_tokens;
+                None
+            }
             Event::PromptLogprobs(tokens) => {
                 self.next.prompt.extend(tokens);
                 None
@@ -112,12 +117,12 @@ impl Choice {
             Event::Tokens(tokens) => {
                 for token in tokens {
                     if self.push(token) {
-                        return Some(self.end(FinishReason::Stop, None, true));
+                        return Some(self.end(FinishReason::Stop, true));
                     }
                 }
                 self.release(false)
             }
-            Event::Finished(outcome) => {
+            Event::Finished(reason) => {
                 self.buffer.clear();
                 self.detokenizer.finish(&mut self.buffer);
                 let mut stopped = false;
@@ -128,12 +133,8 @@ impl Choice {
                 if !stopped {
                     self.stop.flush(&mut self.next.text);
                 }
-                let reason = if stopped {
-                    FinishReason::Stop
-                } else {
-                    outcome.reason
-                };
-                Some(self.end(reason, Some(outcome.cached_tokens), stopped))
+                let reason = if stopped { FinishReason::Stop } else { reason };
+                Some(self.end(reason, stopped))
             }
         }
     }
@@ -186,7 +187,7 @@ impl Choice {
         Some(piece)
     }
 
-    fn end(&mut self, reason: FinishReason, cached_tokens: Option<usize>, cut: bool) -> Piece {
+    fn end(&mut self, reason: FinishReason, cut: bool) -> Piece {
         let mut piece = self.release(true).unwrap_or_default();
         for token in piece.tokens.iter_mut().filter(|_| cut) {
             token.shown &= token.offset < self.released;
@@ -194,7 +195,7 @@ impl Choice {
         piece.end = Some(End {
             reason,
             generated: self.generated,
-            cached_tokens,
+            cached_tokens: self.cached_tokens,
         });
         piece
     }

@@ -7,7 +7,7 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 
 use super::{Config, Model, ModelCard, Request, Tokenize};
-use crate::sequence::{Event, Events, FinishReason, Outcome, Sequence, Token};
+use crate::sequence::{Event, Events, FinishReason, Sequence, Token};
 
 /// Marks the end of a text and of a chat's turn.
 pub(crate) const EOS: u32 = 1;
@@ -208,11 +208,12 @@ pub(crate) fn tokens(ids: &[u32]) -> Event {
     Event::Tokens(ids.iter().map(|&id| token(id)).collect())
 }
 
-pub(crate) fn finished(reason: FinishReason, cached_tokens: usize) -> Event {
-    Event::Finished(Outcome {
-        reason,
-        cached_tokens,
-    })
+pub(crate) fn started(cached_tokens: usize) -> Event {
+    Event::Started { cached_tokens }
+}
+
+pub(crate) fn finished(reason: FinishReason) -> Event {
+    Event::Finished(reason)
 }
 
 /// What a worker would send, and then nothing more.

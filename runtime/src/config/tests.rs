@@ -206,7 +206,12 @@ fn variables_of_kubernetes_are_ignored() {
 
 #[test]
 fn every_kind_of_mistake_is_told_with_its_origin() {
-    let table: &[(&str, &[(&str, &str)], &[&str])] = &[
+    type Case = (
+        &'static str,
+        &'static [(&'static str, &'static str)],
+        &'static [&'static str],
+    );
+    let table: &[Case] = &[
         (
             "--prot 1",
             &[],

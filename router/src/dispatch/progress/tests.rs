@@ -59,7 +59,7 @@ fn ids(event: Result<Option<Event>, ApiError>) -> Vec<u32> {
 
 fn end_of(progress: &Progress) -> Option<FinishReason> {
     progress.ended().map(|event| match event {
-        Event::Finished(outcome) => outcome.reason,
+        Event::Finished(reason) => reason,
         other => panic!("{other:?}"),
     })
 }
@@ -68,8 +68,8 @@ fn end_of(progress: &Progress) -> Option<FinishReason> {
 fn the_first_token_counts_once_whoever_says_it_first() {
     let mut progress = progress(|_| {});
     assert_eq!(ids(progress.tokens(0, vec![token(7)])), [7]);
-    assert_eq!(ids(progress.decode_event(tokens(0, &[7]), None)), [0u32; 0]);
-    assert_eq!(ids(progress.decode_event(tokens(1, &[8, 9]), None)), [8, 9]);
+    assert_eq!(ids(progress.decode_event(tokens(0, &[7]))), [0u32; 0]);
+    assert_eq!(ids(progress.decode_event(tokens(1, &[8, 9]))), [8, 9]);
     assert_eq!(ids(progress.tokens(0, vec![token(7)])), [0u32; 0]);
     assert_eq!(progress.generated(), [7, 8, 9]);
 }
@@ -77,15 +77,15 @@ fn the_first_token_counts_once_whoever_says_it_first() {
 #[test]
 fn a_message_that_overlaps_gives_its_fresh_part() {
     let mut progress = progress(|_| {});
-    assert_eq!(ids(progress.decode_event(tokens(0, &[5, 6]), None)), [5, 6]);
-    assert_eq!(ids(progress.decode_event(tokens(1, &[6, 7]), None)), [7]);
+    assert_eq!(ids(progress.decode_event(tokens(0, &[5, 6]))), [5, 6]);
+    assert_eq!(ids(progress.decode_event(tokens(1, &[6, 7]))), [7]);
 }
 
 #[test]
 fn a_skipped_token_is_the_workers_failure() {
     let mut progress = progress(|_| {});
     let error = progress
-        .decode_event(tokens(1, &[5]), None)
+        .decode_event(tokens(1, &[5]))
         .expect_err("token 0 is missing");
     assert!(error.code.may_retry());
 }
@@ -94,9 +94,7 @@ fn a_skipped_token_is_the_workers_failure() {
 fn the_end_follows_from_the_tokens() {
     let ended = |change: fn(&mut Sampling), ids: &[u32]| {
         let mut progress = progress(change);
-        progress
-            .decode_event(tokens(0, ids), None)
-            .expect("in order");
+        progress.decode_event(tokens(0, ids)).expect("in order");
         end_of(&progress)
     };
     assert_eq!(ended(|_| {}, &[4, 5]), None);
@@ -114,32 +112,23 @@ fn the_end_follows_from_the_tokens() {
 #[test]
 fn cached_tokens_are_those_of_the_attempt_that_began() {
     let mut progress = progress(|_| {});
-    progress.cached(16);
     let started = |cached_tokens| DecodeEvent::Started { cached_tokens };
-    progress.decode_event(started(32), None).expect("counts");
-    progress
-        .decode_event(tokens(0, &[5]), None)
-        .expect("in order");
+    let cached = |event| match event {
+        Some(Event::Started { cached_tokens }) => Some(cached_tokens),
+        _ => None,
+    };
+    let first = progress.decode_event(started(32)).expect("counts");
+    assert_eq!(cached(first), Some(32));
+    progress.decode_event(tokens(0, &[5])).expect("in order");
     // Another worker goes on; its cache is not what the client's prompt got.
-    progress.decode_event(started(0), None).expect("counts");
-    let finished = DecodeEvent::Finished {
-        reason: FinishReason::Length,
-        cached_tokens: 0,
-    };
-    let end = progress.decode_event(finished, None).expect("in order");
-    let Some(Event::Finished(outcome)) = end else {
-        panic!("{end:?}");
-    };
-    assert_eq!(outcome.cached_tokens, 32);
+    let second = progress.decode_event(started(0)).expect("counts");
+    assert_eq!(cached(second), None);
 }
 
 #[test]
-fn what_the_prefill_worker_reused_counts_for_a_split_prompt() {
-    let mut progress = progress(|_| {});
-    progress.cached(16);
-    let started = DecodeEvent::Started { cached_tokens: 0 };
-    progress.decode_event(started, Some(16)).expect("counts");
-    assert_eq!(progress.cached_tokens, 16);
+fn no_more_than_the_prompt_counts_as_cached() {
+    let event = progress(|_| {}).started(1000);
+    assert_eq!(event, Some(Event::Started { cached_tokens: 40 }));
 }
 
 #[test]
@@ -153,8 +142,8 @@ fn prompt_logprobs_pass_once() {
         Some(Event::PromptLogprobs(tokens)) => tokens.len(),
         _ => 0,
     };
-    let first = progress.decode_event(part(1, 3), None).expect("in order");
+    let first = progress.decode_event(part(1, 3)).expect("in order");
     assert_eq!(count(first), 3);
-    let again = progress.decode_event(part(1, 5), None).expect("in order");
+    let again = progress.decode_event(part(1, 5)).expect("in order");
     assert_eq!(count(again), 2);
 }

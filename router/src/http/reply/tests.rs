@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 use super::*;
 use crate::http::tests::body_of;
 use crate::sequence::{Event, FinishReason, Token};
-use crate::tokenize::fixture::{self, EOS, bytes, events, finished, tokens};
+use crate::tokenize::fixture::{self, EOS, bytes, events, finished, started, tokens};
 
-fn stop(cached: usize) -> Event {
-    finished(FinishReason::Stop, cached)
+fn stop() -> Event {
+    finished(FinishReason::Stop)
 }
 
 fn with_logprobs(text: &str) -> Event {
@@ -77,7 +77,7 @@ async fn chat_stream_says_who_speaks_then_text_then_why_it_ended() {
         tokens(&bytes("Hel")),
         tokens(&bytes("lo")),
         tokens(&[EOS]),
-        stop(0),
+        stop(),
     ]);
     let events = events_of(
         chat_reply(json!({"stream": true}), vec![run])
@@ -104,7 +104,12 @@ async fn chat_stream_says_who_speaks_then_text_then_why_it_ended() {
 
 #[tokio::test]
 async fn asked_for_usage_comes_last_and_is_null_before() {
-    let run = events(vec![tokens(&bytes("Hi")), tokens(&[EOS]), stop(16)]);
+    let run = events(vec![
+        started(16),
+        tokens(&bytes("Hi")),
+        tokens(&[EOS]),
+        stop(),
+    ]);
     let asked = json!({"stream": true, "stream_options": {"include_usage": true}});
     let events = events_of(chat_reply(asked, vec![run]).await.unwrap()).await;
     let [chunks @ .., usage, done] = events.as_slice() else {
@@ -129,8 +134,14 @@ async fn asked_for_usage_comes_last_and_is_null_before() {
 
 #[tokio::test]
 async fn whole_chat_is_one_object() {
-    let runs =
-        ["one", "two"].map(|text| events(vec![tokens(&bytes(text)), tokens(&[EOS]), stop(7)]));
+    let runs = ["one", "two"].map(|text| {
+        events(vec![
+            started(7),
+            tokens(&bytes(text)),
+            tokens(&[EOS]),
+            stop(),
+        ])
+    });
     let body = json_of(chat_reply(json!({"n": 2}), runs.into()).await.unwrap()).await;
     let choice = |index: usize, text: &str| {
         json!({
@@ -154,7 +165,7 @@ async fn whole_chat_is_one_object() {
 
 #[tokio::test]
 async fn chat_logprobs_have_bytes_and_alternatives() {
-    let run = events(vec![with_logprobs("é"), finished(FinishReason::Length, 0)]);
+    let run = events(vec![with_logprobs("é"), finished(FinishReason::Length)]);
     let asked = json!({"logprobs": true, "top_logprobs": 2, "return_token_ids": true});
     let body = json_of(chat_reply(asked, vec![run]).await.unwrap()).await;
     let entry = |byte: u8, next: u8| {
@@ -214,7 +225,7 @@ async fn completion_logprobs_have_offsets_into_the_text() {
     let run = events(vec![
         Event::PromptLogprobs(prompt.to_vec()),
         with_logprobs("é"),
-        finished(FinishReason::Length, 0),
+        finished(FinishReason::Length),
     ]);
     let asked = json!({"echo": true, "logprobs": 1, "max_tokens": 2});
     let body = json_of(completion_reply(asked, vec![run]).await.unwrap()).await;
@@ -243,7 +254,7 @@ async fn scoring_a_prompt_shows_nothing_else() {
             prompt(5),
             prompt(6),
             tokens(&bytes("x")),
-            finished(FinishReason::Length, 0),
+            finished(FinishReason::Length),
         ])
     };
     let asked =
@@ -268,8 +279,9 @@ async fn batch_of_prompts_is_one_list_of_choices() {
     let texts = ["a", "b", "c", "d"];
     let run = |(index, text): (usize, &str)| {
         events(vec![
+            started(10 + index),
             tokens(&bytes(text)),
-            finished(FinishReason::Length, 10 + index),
+            finished(FinishReason::Length),
         ])
     };
     let runs = texts.into_iter().enumerate().map(run).collect();
@@ -314,9 +326,9 @@ async fn choices_are_merged_as_they_come() {
     assert!(frame().await.contains(r#""text":"b","index":1"#));
     first_tx.unbounded_send(Ok(tokens(&bytes("a")))).unwrap();
     assert!(frame().await.contains(r#""text":"a","index":0"#));
-    first_tx.unbounded_send(Ok(stop(0))).unwrap();
+    first_tx.unbounded_send(Ok(stop())).unwrap();
     assert!(frame().await.contains(r#""finish_reason":"stop""#));
-    second_tx.unbounded_send(Ok(stop(0))).unwrap();
+    second_tx.unbounded_send(Ok(stop())).unwrap();
     assert!(frame().await.ends_with("data: [DONE]\n\n"));
 }
 

@@ -10,7 +10,7 @@ pub(super) struct Tally {
     n: usize,
     prompt_tokens: usize,
     completion_tokens: usize,
-    /// Of each prompt, where known.
+    /// Of each prompt, once a completion of it has ended.
     cached_tokens: Vec<Option<usize>>,
 }
 
@@ -30,10 +30,8 @@ impl Tally {
     pub(super) fn add(&mut self, choice: usize, end: &End) {
         self.completion_tokens += end.generated;
         if let Some(cached) = &mut self.cached_tokens.get_mut(choice / self.n) {
-            **cached = match (**cached, end.cached_tokens) {
-                (Some(known), Some(new)) => Some(known.min(new)),
-                (known, new) => known.or(new),
-            };
+            let least = cached.map_or(end.cached_tokens, |known| known.min(end.cached_tokens));
+            **cached = Some(least);
         }
     }
 

@@ -2,7 +2,7 @@ use futures::stream;
 
 use super::*;
 use crate::sequence::Sequence;
-use crate::tokenize::fixture::{self, EOS, bytes, events, finished, tokens};
+use crate::tokenize::fixture::{self, EOS, bytes, events, finished, started, tokens};
 use crate::tokenize::{Options, Prompt, Request};
 
 async fn sequence(options: Options) -> Sequence {
@@ -42,16 +42,17 @@ fn end(pieces: &[Piece]) -> (FinishReason, usize) {
 #[tokio::test]
 async fn end_of_text_is_counted_but_not_shown() {
     let given = vec![
+        started(3),
         tokens(&bytes("hi")),
         tokens(&[EOS]),
-        finished(FinishReason::Stop, 3),
+        finished(FinishReason::Stop),
     ];
     let pieces = pieces(Options::default(), given).await;
     assert_eq!(text(&pieces), "hi");
     assert_eq!(end(&pieces), (FinishReason::Stop, 3));
     assert_eq!(
         pieces.last().unwrap().end.as_ref().unwrap().cached_tokens,
-        Some(3)
+        3
     );
     let shown: Vec<bool> = pieces
         .iter()
@@ -67,7 +68,7 @@ async fn stop_token_of_the_request_is_not_shown_either() {
         stop_token_ids: bytes("!"),
         ..Options::default()
     };
-    let given = vec![tokens(&bytes("hi!")), finished(FinishReason::Stop, 0)];
+    let given = vec![tokens(&bytes("hi!")), finished(FinishReason::Stop)];
     assert_eq!(text(&pieces(options, given).await), "hi");
 }
 
@@ -80,7 +81,7 @@ async fn ignored_end_of_text_goes_on() {
     let mut ids = bytes("a");
     ids.push(EOS);
     ids.extend(bytes("b"));
-    let given = vec![tokens(&ids), finished(FinishReason::Length, 0)];
+    let given = vec![tokens(&ids), finished(FinishReason::Length)];
     let pieces = pieces(options, given).await;
     assert_eq!(
         (text(&pieces).as_str(), end(&pieces)),
@@ -92,7 +93,8 @@ async fn ignored_end_of_text_goes_on() {
 async fn stop_string_ends_the_choice_and_drops_its_events() {
     let held = Arc::new(());
     let guard = Arc::clone(&held);
-    let given = stream::iter(["so E", "ND on"].map(|text| Ok(tokens(&bytes(text)))))
+    let texts = ["so E", "ND on"].map(|text| tokens(&bytes(text)));
+    let given = stream::iter([started(5)].into_iter().chain(texts).map(Ok))
         .chain(stream::pending())
         .map(move |event| {
             let _held = &guard;
@@ -110,7 +112,7 @@ async fn stop_string_ends_the_choice_and_drops_its_events() {
     let end = last.end.unwrap();
     assert_eq!(
         (end.reason, end.generated, end.cached_tokens),
-        (FinishReason::Stop, 6, None)
+        (FinishReason::Stop, 6, 5)
     );
     assert!(last.tokens.iter().all(|token| !token.shown));
     assert_eq!(Arc::strong_count(&held), 1, "the events are dropped");
@@ -123,7 +125,7 @@ async fn possible_stop_string_comes_out_when_the_text_ends() {
         text: stop(&["END"]),
         ..Options::default()
     };
-    let given = vec![tokens(&bytes("the EN")), finished(FinishReason::Length, 0)];
+    let given = vec![tokens(&bytes("the EN")), finished(FinishReason::Length)];
     let pieces = pieces(options, given).await;
     assert_eq!(
         (text(&pieces).as_str(), end(&pieces)),
@@ -139,7 +141,7 @@ async fn stop_strings_wait_for_min_tokens() {
         min_tokens: 3,
         ..Options::default()
     };
-    let given = vec![tokens(&bytes("axbxc")), finished(FinishReason::Length, 0)];
+    let given = vec![tokens(&bytes("axbxc")), finished(FinishReason::Length)];
     let pieces = pieces(options, given).await;
     assert_eq!(
         (text(&pieces).as_str(), end(&pieces)),
@@ -154,7 +156,7 @@ async fn tokens_of_an_incomplete_character_come_with_it() {
         tokens(&ids[..1]),
         tokens(&ids[1..2]),
         tokens(&ids[2..]),
-        finished(FinishReason::Length, 0),
+        finished(FinishReason::Length),
     ];
     let pieces = pieces(Options::default(), given).await;
     let shape: Vec<(&str, usize)> = pieces
@@ -167,7 +169,7 @@ async fn tokens_of_an_incomplete_character_come_with_it() {
 
 #[tokio::test]
 async fn cut_off_character_shows_as_a_replacement() {
-    let given = vec![tokens(&bytes("aé")[..2]), finished(FinishReason::Length, 0)];
+    let given = vec![tokens(&bytes("aé")[..2]), finished(FinishReason::Length)];
     assert_eq!(text(&pieces(Options::default(), given).await), "a\u{fffd}");
 }
 
