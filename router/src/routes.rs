@@ -13,9 +13,10 @@ use runtime::{Lifecycle, MetricsPage, propagation};
 use tracing::Instrument;
 
 use crate::error::ApiError;
-use crate::gateway::{self, Gateway};
+use crate::gateway::{self, Completion, Gateway};
 use crate::http as edge;
 use crate::metrics::count_request;
+use crate::openai::{ChatRequest, CompletionRequest};
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -28,8 +29,8 @@ pub struct Shared {
 /// All routes, with `grpc` beside them.
 pub fn routes(shared: Shared, grpc: Router) -> Router {
     Router::new()
-        .route("/v1/chat/completions", post(chat_completion))
-        .route("/v1/completions", post(completion))
+        .route("/v1/chat/completions", post(complete::<ChatRequest>))
+        .route("/v1/completions", post(complete::<CompletionRequest>))
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(model))
         .method_not_allowed_fallback(edge::method_not_allowed)
@@ -43,13 +44,8 @@ pub fn routes(shared: Shared, grpc: Router) -> Router {
         .layer(middleware::from_fn(edge::name_request))
 }
 
-async fn chat_completion(State(shared): State<Shared>, request: Request) -> Response {
-    let answer = gateway::chat_completion(&shared.gateway, request).await;
-    answer.unwrap_or_else(ApiError::into_response)
-}
-
-async fn completion(State(shared): State<Shared>, request: Request) -> Response {
-    let answer = gateway::completion(&shared.gateway, request).await;
+async fn complete<C: Completion>(State(shared): State<Shared>, request: Request) -> Response {
+    let answer = gateway::complete::<C>(&shared.gateway, request).await;
     answer.unwrap_or_else(ApiError::into_response)
 }
 
