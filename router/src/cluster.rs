@@ -7,6 +7,7 @@
 
 mod booking;
 mod client;
+mod explanation;
 mod link;
 mod members;
 mod state;
@@ -17,10 +18,12 @@ use kvcache_index::HashScope;
 use proto::ErrorCode;
 use tokio::sync::{Notify, watch as watched};
 
-pub use booking::{Booking, Explanation, WorkerRef};
+pub use booking::Booking;
 pub use client::{DecodeEvent, PrefillEvent, WorkerClient};
+pub use explanation::Explanation;
 pub use link::Config;
 pub use members::watch;
+pub use state::WorkerRef;
 
 use crate::error::ApiError;
 use crate::metrics::Metrics;

@@ -1,27 +1,15 @@
 //! A booking: the right to run one sequence on chosen workers, given back by
-//! drop, and the reasons for the choice.
+//! drop.
 
 use std::sync::Arc;
 
-use kvcache_index::WorkerSlot;
 use metrics::Counter;
-use serde::Serialize;
 
 use super::Cluster;
-use super::client::WorkerClient;
-use super::state::State;
+use super::explanation::Explanation;
+use super::state::WorkerRef;
 use crate::admission::Counted;
 use crate::metrics::Metrics;
-use crate::plan::{Ask, Candidate, Plan};
-
-/// A chosen worker, with what is needed to call it.
-#[derive(Clone, Debug)]
-pub struct WorkerRef {
-    pub slot: WorkerSlot,
-    pub epoch: u64,
-    pub id: Arc<str>,
-    pub client: WorkerClient,
-}
 
 /// Chosen workers, with the sequence's load booked on them.
 #[derive(Debug)]
@@ -68,96 +56,5 @@ impl Booking {
 impl Drop for Booking {
     fn drop(&mut self) {
         self.cluster.release(self.id);
-    }
-}
-
-/// Why workers were chosen, as the header `x-kvasir-explain` shows it.
-#[derive(Clone, Debug, Serialize)]
-pub struct Explanation {
-    pub decode: String,
-    pub prefill: Option<String>,
-    pub reason: String,
-    pub prompt_tokens: usize,
-    /// The workers that could take the sequence.
-    pub considered: Vec<ExplainedWorker>,
-    /// Ways to place it, cheapest first; milliseconds.
-    pub options: Vec<ExplainedOption>,
-}
-
-#[derive(Clone, Debug, Serialize)]
-pub struct ExplainedWorker {
-    pub worker: String,
-    pub role: &'static str,
-    pub cached_tokens: usize,
-    pub queued_tokens: u64,
-    pub sequences: u32,
-    pub free_blocks: u32,
-}
-
-#[derive(Clone, Debug, Serialize)]
-pub struct ExplainedOption {
-    pub decode: String,
-    pub prefill: Option<String>,
-    pub cost_ms: f64,
-    pub queue_ms: f64,
-    pub prefill_ms: f64,
-    pub transfer_ms: f64,
-    pub decode_ms: f64,
-    pub memory_ms: f64,
-}
-
-/// Most workers and options that an explanation lists: it has to fit into a
-/// response header.
-const EXPLAINED: usize = 12;
-
-impl Explanation {
-    pub(super) fn new(
-        plan: &Plan,
-        candidates: &[Candidate],
-        ask: &Ask,
-        state: &State,
-    ) -> Explanation {
-        let name = |slot: WorkerSlot| state.name_of(slot).to_owned();
-        let rounded = |ms: f64| (ms * 1000.0).round() / 1000.0;
-        let chosen = &plan.options[0];
-        Explanation {
-            decode: name(plan.decode),
-            prefill: plan.prefill.map(name),
-            reason: format!(
-                "cheapest of {} options over {} workers: {} of {} prompt tokens are cached",
-                plan.options.len(),
-                candidates.len(),
-                chosen.cached_tokens,
-                ask.prompt_tokens,
-            ),
-            prompt_tokens: ask.prompt_tokens,
-            considered: candidates
-                .iter()
-                .take(EXPLAINED)
-                .map(|candidate| ExplainedWorker {
-                    worker: name(candidate.worker),
-                    role: candidate.role.as_str(),
-                    cached_tokens: candidate.cached_tokens,
-                    queued_tokens: candidate.load.queued_tokens,
-                    sequences: candidate.load.sequences,
-                    free_blocks: candidate.load.free_blocks,
-                })
-                .collect(),
-            options: plan
-                .options
-                .iter()
-                .take(EXPLAINED)
-                .map(|option| ExplainedOption {
-                    decode: name(option.decode),
-                    prefill: option.prefill.map(name),
-                    cost_ms: rounded(option.cost.total()),
-                    queue_ms: rounded(option.cost.queue),
-                    prefill_ms: rounded(option.cost.prefill),
-                    transfer_ms: rounded(option.cost.transfer),
-                    decode_ms: rounded(option.cost.decode),
-                    memory_ms: rounded(option.cost.memory),
-                })
-                .collect(),
-        }
     }
 }

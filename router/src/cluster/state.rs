@@ -9,10 +9,18 @@ use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
 use super::Excluded;
-use super::booking::WorkerRef;
 use super::client::{Description, WorkerClient, WorkerStatus};
 use crate::plan::{Ask, Candidate, Load, Plan};
 use crate::tokenize::Model;
+
+/// A chosen worker, with what is needed to call it.
+#[derive(Clone, Debug)]
+pub struct WorkerRef {
+    pub slot: WorkerSlot,
+    pub epoch: u64,
+    pub id: Arc<str>,
+    pub client: WorkerClient,
+}
 
 #[derive(Debug, Default)]
 pub(super) struct State {
