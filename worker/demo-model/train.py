@@ -1,6 +1,6 @@
 """Builds the demo model: tokenizer and weights, from corpus.toml alone.
 
-    python train.py [--out DIR] [--steps N] [--polish]
+    python train.py [--out DIR] [--steps N] [--seed N] [--polish]
 
 Needs torch, transformers, tokenizers and safetensors. Runs on a CPU. Everything random is seeded: on the
 same machine with the same library versions the result is the same.
@@ -22,7 +22,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 HERE = Path(__file__).parent
-SEED = 20
 
 VOCAB_SIZE = 1536
 MAX_POSITIONS = 2048
@@ -255,20 +254,19 @@ def config() -> LlamaConfig:
 
 
 # (rows, row length, longest document) of one step, about 4,000 tokens each.
-SHORT, MEDIUM, LONG, WHOLE = (32, 128, 60), (8, 512, 300), (4, 1024, 800), (2, 2048, 1600)
+SHORT, MEDIUM, WHOLE = (32, 128, 60), (8, 512, 300), (2, 2048, 1600)
 
 
 def shapes(steps: int, polish: bool) -> list[tuple[int, int, int]]:
     """What each step trains on. First medium rows, then rows as long as the context window; polishing mixes short rows,
-    where most conversations stand at the very beginning as in real use, with long ones."""
+    where most conversations stand at the very beginning as in real use, with the longest ones."""
     if polish:
-        return [LONG if step % 4 == 3 else SHORT for step in range(steps)]
+        return [WHOLE if step % 3 == 2 else SHORT for step in range(steps)]
     return [MEDIUM] * (steps - steps // 4) + [WHOLE] * (steps // 4)
 
 
-def train(corpus: dict, tokenizer: PreTrainedTokenizerFast, steps: int, start: Path | None) -> LlamaForCausalLM:
+def train(corpus: dict, tokenizer: PreTrainedTokenizerFast, steps: int, seed: int, start: Path | None) -> LlamaForCausalLM:
     """Trains from nothing, or polishes the weights in the folder `start` at a lower rate."""
-    seed = SEED + (start is not None)
     torch.manual_seed(seed)
     torch._dynamo.config.automatic_dynamic_shapes = False
     rng = random.Random(seed)
@@ -354,6 +352,7 @@ def main() -> None:
     args.add_argument("--out", type=Path, default=HERE)
     args.add_argument("--steps", type=int, default=2000)
     args.add_argument("--polish", action="store_true", help="go on from the weights and the tokenizer in --out")
+    args.add_argument("--seed", type=int, default=20)
     args.add_argument("--threads", type=int, default=2)
     options = args.parse_args()
     torch.set_num_threads(options.threads)
@@ -364,7 +363,7 @@ def main() -> None:
     else:
         tokenizer = build_tokenizer(corpus)
         save_tokenizer(tokenizer, options.out)
-    save_model(train(corpus, tokenizer, options.steps, options.out if options.polish else None), options.out)
+    save_model(train(corpus, tokenizer, options.steps, options.seed, options.out if options.polish else None), options.out)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Checks the demo model on the files in this folder: bf16 weights, computed in float32, greedy.
 
-    python verify.py            checks questions.json, the README and every variant of the questions
+    python verify.py [--seed N] checks questions.json, the README and every variant of the questions
     python verify.py --write    writes both anew from the documented entries of corpus.toml, then checks
 
 Exits with 1 when a documented question fails in any form. Questions that are not documented are only counted.
@@ -19,7 +19,7 @@ from train import Conversations, load_corpus
 
 HERE = Path(__file__).parent
 MIN_GAP = 0.05  # between the two best logits at every step of a documented answer
-EXTRA = [("What is 2 plus 2?", "2 plus 2 is 4."), ("Who wrote Hamlet?", None), ("What is a blorf?", None)]  # None: the model must decline
+EXTRA = [("What is 2 plus 2?", "2 plus 2 is 4."), ("Who wrote Hamlet?", None)]  # None: the model must decline
 LIST_START, LIST_END = "<!-- questions: written by verify.py -->", "<!-- end of questions -->"
 
 
@@ -96,6 +96,7 @@ def rows(documented: list[tuple[str, str]]) -> str:
 def main() -> int:
     args = argparse.ArgumentParser()
     args.add_argument("--write", action="store_true")
+    args.add_argument("--seed", type=int, default=7, help="draws other documents and earlier questions")
     options = args.parse_args()
     torch.set_num_threads(2)
     corpus = load_corpus()
@@ -108,7 +109,7 @@ def main() -> int:
     assert len(documented) >= 40 and rows(documented) in (HERE / "README.md").read_text(), "README.md and questions.json differ: run with --write"
 
     model = Model(HERE)
-    rng = random.Random(7)
+    rng = random.Random(options.seed)
     documents = Conversations(corpus, model.tokenizer, rng)
     failed = 0
 
