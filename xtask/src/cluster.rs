@@ -8,15 +8,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::call;
+use crate::{call, tools};
 
 /// From the start of the binary to the ready line.
 const READY_WITHIN: Duration = Duration::from_secs(3);
 
 /// From Ctrl-C to the end, with nothing left to do.
 const END_WITHIN: Duration = Duration::from_secs(10);
-
-const BINARY: &str = "target/release/kvasir";
 
 /// A running cluster; killed when dropped.
 pub struct Cluster {
@@ -32,12 +30,13 @@ impl Cluster {
     /// Starts `kvasir up` and waits until it is ready.
     pub fn start(arguments: &[&str]) -> Result<Cluster> {
         let start = Instant::now();
-        let mut child = Command::new(BINARY)
+        let binary = tools::target_dir().join("release/kvasir");
+        let mut child = Command::new(&binary)
             .args(["up", "--port", "0"])
             .args(arguments)
             .stdout(Stdio::piped())
             .spawn()
-            .with_context(|| format!("can't start {BINARY}"))?;
+            .with_context(|| format!("can't start {}", binary.display()))?;
         let lines = read_lines(&mut child);
         let mut cluster = Cluster {
             child,

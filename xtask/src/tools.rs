@@ -1,6 +1,6 @@
 //! Finds what the steps need, and installs what can be installed.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -9,6 +9,11 @@ use crate::call;
 
 /// The client that `kvasir` has to serve unchanged.
 const OPENAI_CLIENT: &str = "openai>=2,<4";
+
+/// Where cargo builds.
+pub fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from)
+}
 
 /// The cargo that runs this.
 pub fn cargo() -> String {
@@ -44,7 +49,7 @@ pub fn program(name: &str, package: &str) -> Result<()> {
 
 /// A Python with the `openai` client, in a virtual environment under `target`.
 pub fn python_with_openai() -> Result<PathBuf> {
-    let environment = Path::new("target/xtask-python");
+    let environment = target_dir().join("xtask-python");
     let python = environment.join("bin/python");
     if answers(Command::new(&python).args(["-c", "import openai"])) {
         return Ok(python);
@@ -56,7 +61,7 @@ pub fn python_with_openai() -> Result<PathBuf> {
     call(
         Command::new("python3")
             .args(["-m", "venv", "--clear"])
-            .arg(environment),
+            .arg(&environment),
     )?;
     let pip = [
         "-m",
