@@ -7,26 +7,23 @@
 
 mod attempt;
 mod progress;
+mod retries;
 mod times;
 
 use std::sync::Arc;
 
 use futures::StreamExt;
-use proto::ErrorCode;
-use tracing::{Instrument, warn};
+use tracing::Instrument;
 
 use crate::admission::Permit;
 use crate::cluster::{Booking, Cluster, Excluded};
 use crate::error::ApiError;
 use crate::metrics::Metrics;
 use crate::sequence::{Event, Events, Sequence};
-use attempt::{Attempt, Failure};
+use attempt::Attempt;
 use progress::Progress;
+use retries::Retries;
 use times::Times;
-
-/// Attempts in a row that bring no token before the request fails: a request
-/// that breaks every engine must not take down the cluster.
-const MAX_FRUITLESS_ATTEMPTS: usize = 4;
 
 /// A sequence with its first booking.
 #[derive(Debug)]
@@ -109,7 +106,7 @@ fn stream(
             times.replanned(progress.has_begun());
             let again = retries.after(failure, &cluster).and_then(|()| {
                 let (sequence, generated) = (progress.sequence(), progress.generated());
-                let booked = cluster.book(sequence, generated, &retries.excluded);
+                let booked = cluster.book(sequence, generated, &retries.excluded());
                 booked.map_err(|none| retries.explain(none))
             });
             match again {
@@ -119,55 +116,6 @@ fn stream(
                     Err(error)?;
                 }
             }
-        }
-    }
-}
-
-/// What a sequence has tried in vain.
-#[derive(Default)]
-struct Retries {
-    excluded: Excluded,
-    fruitless: usize,
-    busy: bool,
-}
-
-impl Retries {
-    fn saw(&mut self, event: &Event) {
-        if matches!(event, Event::Tokens(_)) {
-            self.fruitless = 0;
-        }
-    }
-
-    /// Whether to go on, and without whom.
-    fn after(&mut self, failure: Failure, cluster: &Cluster) -> Result<(), ApiError> {
-        let Failure { worker, error } = failure;
-        if !error.code.may_retry() {
-            return Err(error);
-        }
-        warn!(worker = %worker.id, error = error.message, "worker failed; planning again");
-        if error.code == ErrorCode::WorkerLost {
-            cluster.suspect(&worker);
-        }
-        self.busy |= error.code == ErrorCode::WorkerBusy;
-        self.excluded.push((worker.slot, worker.epoch));
-        self.fruitless += 1;
-        if self.fruitless >= MAX_FRUITLESS_ATTEMPTS {
-            return Err(self.explain(error));
-        }
-        Ok(())
-    }
-
-    /// Full workers are not missing ones.
-    fn explain(&self, error: ApiError) -> ApiError {
-        if !self.busy {
-            return error;
-        }
-        ApiError {
-            retry_after: Some(1),
-            ..ApiError::new(
-                ErrorCode::Overloaded,
-                "every worker that serves this model is full; try again later",
-            )
         }
     }
 }

@@ -5,4 +5,7 @@ mod affinity;
 mod concurrency;
 mod failover;
 mod harness;
+#[path = "../harness/parts.rs"]
+#[allow(dead_code, reason = "each test binary uses its share")]
+mod parts;
 mod split;

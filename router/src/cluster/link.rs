@@ -13,13 +13,17 @@ use runtime::Lifecycle;
 use runtime::config::HumanDuration;
 use runtime::membership::WorkerAddress;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::Cluster;
 use super::client::{Description, Notice, WorkerClient};
-use super::state::Joining;
+use super::state::{Joining, State};
 use crate::error::ApiError;
 use crate::tokenize::{Model, ModelCard};
+
+/// Longest time until a worker begins to answer a subscription.
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
@@ -57,6 +61,7 @@ pub async fn follow(
     }
     cluster.state().remove(slot);
     cluster.count_connected();
+    count_blocks(&cluster, &cluster.state());
 }
 
 /// Links outlive the start of a drain, since running requests may still have to
@@ -93,7 +98,7 @@ impl Link {
                 warn!(worker = %self.address, reason = failure, "worker is not connected");
                 self.last_failure = failure;
             }
-            tokio::time::sleep(self.backoff.next()).await;
+            tokio::time::sleep(self.backoff.next(Instant::now())).await;
         }
     }
 
@@ -111,7 +116,8 @@ impl Link {
                 model,
                 recheck: self.recheck.clone(),
             })
-            .map_err(|message| ApiError::new(ErrorCode::WorkerLost, message))?;
+            .map_err(lost)?;
+        count_blocks(&self.cluster, &self.cluster.state());
         info!(
             worker = description.worker_id,
             address = %self.address,
@@ -122,13 +128,15 @@ impl Link {
         self.last_failure.clear();
         loop {
             let before = self.feed.position();
-            let notices = client.subscribe(before).await?;
+            let notices = tokio::time::timeout(SUBSCRIBE_TIMEOUT, client.subscribe(before))
+                .await
+                .map_err(|_| lost("it does not answer a subscription"))??;
             self.listen(&client, &description, notices).await?;
             self.cluster.metrics.event_gaps.increment(1);
             if self.feed.position() == before {
                 // Resuming did not help: take it from the start.
                 self.feed = Feed::default();
-                tokio::time::sleep(self.backoff.next()).await;
+                tokio::time::sleep(self.backoff.next(Instant::now())).await;
             }
         }
     }
@@ -155,12 +163,7 @@ impl Link {
             vocab_size: description.vocab_size,
             files: client.model_files().await?,
         };
-        let unusable = |why: String| {
-            ApiError::new(
-                ErrorCode::WorkerLost,
-                format!("its model is unusable: {why}"),
-            )
-        };
+        let unusable = |why: String| lost(format!("its model is unusable: {why}"));
         let model = tokio::task::spawn_blocking(move || Model::new(card))
             .await
             .map_err(|error| unusable(error.to_string()))?
@@ -180,15 +183,15 @@ impl Link {
         loop {
             tokio::select! {
                 notice = notices.next() => {
-                    let lost = || ApiError::new(ErrorCode::WorkerLost, "it closed the connection");
-                    if !self.apply(notice.ok_or_else(lost)??) {
+                    let closed = || lost("it closed the connection");
+                    if !self.apply(notice.ok_or_else(closed)??) {
                         return Ok(());
                     }
                 }
                 () = self.recheck.notified() => {
                     let now = client.describe().await?;
                     if now.epoch != description.epoch {
-                        return Err(ApiError::new(ErrorCode::WorkerLost, "it was restarted"));
+                        return Err(lost("it was restarted"));
                     }
                     self.cluster.state().trust(self.slot);
                 }
@@ -204,7 +207,6 @@ impl Link {
                 self.draining = status.draining;
                 state.status(self.slot, status);
                 drop(state);
-                self.backoff.reset();
                 self.cluster.count_connected();
                 return true;
             }
@@ -233,20 +235,29 @@ impl Link {
                 }
             },
         }
-        self.cluster
-            .metrics
-            .index_blocks
-            .set(state.index_blocks() as f64);
+        count_blocks(&self.cluster, &state);
         true
     }
 }
 
-/// Doubling waits.
+fn count_blocks(cluster: &Cluster, state: &State) {
+    let blocks = state.index_blocks();
+    cluster.metrics.index_blocks.set(blocks as f64);
+}
+
+fn lost(why: impl Into<String>) -> ApiError {
+    ApiError::new(ErrorCode::WorkerLost, why)
+}
+
+/// Doubling waits between failures; short again after a calm as long as the
+/// longest wait. A worker that only seems well between two failures is not
+/// asked in a hot loop.
 #[derive(Debug)]
 struct Backoff {
     min: Duration,
     max: Duration,
     next: Duration,
+    calm_at: Option<Instant>,
 }
 
 impl Backoff {
@@ -256,16 +267,41 @@ impl Backoff {
             min,
             max: config.reconnect_max.0,
             next: min,
+            calm_at: None,
         }
     }
 
-    fn next(&mut self) -> Duration {
+    /// How long to wait after a failure at `now`.
+    fn next(&mut self, now: Instant) -> Duration {
+        if self.calm_at.is_some_and(|calm_at| now >= calm_at) {
+            self.next = self.min;
+        }
         let wait = self.next;
-        self.next = (self.next * 2).min(self.max);
+        self.next = (wait * 2).min(self.max);
+        self.calm_at = Some(now + wait + self.max);
         wait
     }
+}
 
-    fn reset(&mut self) {
-        self.next = self.min;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_until_there_is_calm() {
+        let ms = Duration::from_millis;
+        let mut backoff = Backoff::new(&Config {
+            reconnect_min: HumanDuration(ms(50)),
+            reconnect_max: HumanDuration(ms(300)),
+        });
+        let mut now = Instant::now();
+        let mut waits = Vec::new();
+        for calm in [0, 0, 200, 299, 300, 0] {
+            now += ms(calm);
+            let wait = backoff.next(now);
+            now += wait;
+            waits.push(wait.as_millis());
+        }
+        assert_eq!(waits, [50, 100, 200, 300, 50, 100]);
     }
 }

@@ -39,6 +39,8 @@ struct Worker {
     client: WorkerClient,
     model: Arc<Model>,
     status: WorkerStatus,
+    /// Its link has a connection to it.
+    joined: bool,
     /// Its event stream is up.
     connected: bool,
     /// A request could not reach it; woken, its link looks after it.
@@ -118,13 +120,13 @@ impl State {
     }
 
     /// Adds a worker, or a new start of one. Refused if the same model name
-    /// stands for another model on workers that are connected: their KV and
+    /// stands for another model on workers that have joined: their KV and
     /// tokens would not fit together.
     pub fn join(&mut self, joining: Joining) -> Result<(), String> {
         let name = joining.model.name().to_owned();
         let other = self.workers.iter().find(|(slot, worker)| {
             **slot != joining.slot
-                && worker.connected
+                && worker.joined
                 && worker.model.name() == name
                 && !worker.serves(&joining.model)
         });
@@ -150,6 +152,8 @@ impl State {
         } else if let Some(worker) = self.workers.get_mut(&joining.slot) {
             worker.client = joining.client;
             worker.recheck = joining.recheck;
+            worker.joined = true;
+            worker.suspected = false;
             return Ok(());
         }
         self.workers.insert(
@@ -159,6 +163,7 @@ impl State {
                 client: joining.client,
                 model,
                 status: WorkerStatus::default(),
+                joined: true,
                 connected: false,
                 suspected: false,
                 recheck: joining.recheck,
@@ -207,6 +212,7 @@ impl State {
     /// back, its events go on from where they stopped.
     pub fn disconnected(&mut self, slot: WorkerSlot) {
         if let Some(worker) = self.workers.get_mut(&slot) {
+            worker.joined = false;
             worker.connected = false;
         }
     }

@@ -143,6 +143,12 @@ async fn draining_suspected_and_excluded_workers_get_nothing() {
     assert!(state.candidates(&model, &[], &excluded).is_empty());
     state.trust(WorkerSlot(1));
     assert_eq!(state.candidates(&model, &[], &excluded).len(), 1);
+    // A new connection is a sign of life too.
+    state.suspect(WorkerSlot(1), 1);
+    state
+        .join(joining(1, 1, Role::Both, &model))
+        .expect("joins");
+    assert_eq!(state.candidates(&model, &[], &excluded).len(), 1);
     // The next start of an excluded worker is another worker.
     state
         .join(joining(2, 2, Role::Both, &model))
@@ -163,6 +169,20 @@ async fn one_name_stands_for_one_model_at_a_time() {
     state.status(WorkerSlot(1), idle());
     let known = state.model("m").expect("known");
     assert_eq!(known.fingerprint(), "g");
+}
+
+#[tokio::test]
+async fn one_name_stands_for_one_model_among_workers_that_join_together() {
+    let (model, other) = (model_named("m", "f"), model_named("m", "g"));
+    let mut state = State::default();
+    state
+        .join(joining(0, 1, Role::Both, &model))
+        .expect("joins");
+    assert!(state.join(joining(1, 1, Role::Both, &other)).is_err());
+    state.status(WorkerSlot(0), idle());
+    let known = state.model("m").expect("known");
+    assert_eq!(known.fingerprint(), "f");
+    assert_eq!(loads(&state, &known), [(0, 0, 0)]);
 }
 
 #[tokio::test]
