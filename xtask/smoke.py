@@ -134,6 +134,40 @@ def check_completions():
     assert "".join(chunk.choices[0].text for chunk in chunks) == one.choices[0].text
 
 
+def check_prompts_are_scored():
+    # As evaluation harnesses do: log-likelihoods of given text, nothing generated.
+    texts = ["Kvasir is a cluster.", "A 🦉 sees. " * 30]
+    scored = client.completions.create(
+        model=MODEL, prompt=texts, echo=True, logprobs=1, max_tokens=0
+    )
+    assert scored.usage.completion_tokens == 0, scored.usage
+    for text, choice in zip(texts, scored.choices):
+        logprobs = choice.logprobs
+        assert choice.text == text, choice
+        assert logprobs.token_logprobs[0] is None
+        assert all(logprob <= 0 for logprob in logprobs.token_logprobs[1:]), logprobs
+        assert len(logprobs.tokens) == len(logprobs.text_offset) == len(logprobs.top_logprobs)
+    greedy = client.completions.create(
+        model=MODEL, prompt=texts[0], temperature=0, echo=True, logprobs=1, max_tokens=4
+    )
+    lengths = len(scored.choices[0].logprobs.tokens), len(greedy.choices[0].logprobs.tokens)
+    assert lengths[0] < lengths[1] <= lengths[0] + 4, lengths
+    # A prompt's prefix may come from the cache, whose rows are the same.
+    assert greedy.choices[0].logprobs.token_logprobs[: lengths[0]] == scored.choices[0].logprobs.token_logprobs
+
+
+def check_streams_join_to_the_whole():
+    # Hot, so that characters are cut and invalid ones drawn.
+    for seed in range(20):
+        options = dict(temperature=2, seed=seed, max_tokens=60, n=2, extra_body={"ignore_eos": True})
+        whole = ask("Was ist 🧠 für 你好?", **options)
+        joined = ["", ""]
+        for chunk in ask("Was ist 🧠 für 你好?", stream=True, **options):
+            for choice in chunk.choices:
+                joined[choice.index] += choice.delta.content or ""
+        assert joined == [choice.message.content for choice in whole.choices], (seed, joined)
+
+
 def check_shared_prefix_is_reused():
     story = f"This is only here to be long and new ({time.time()}). " + "Snow fell on the hall. " * 20
     first = ask(story + "What is a block?", max_tokens=2)
@@ -152,6 +186,20 @@ def check_plan_is_explained():
     )
     assert raw.headers.get("x-kvasir-explain"), dict(raw.headers)
     assert raw.headers.get("x-request-id"), dict(raw.headers)
+
+
+def check_wrong_types_of_every_field():
+    shared = "model stream n max_tokens temperature top_p top_k min_p seed stop logprobs".split()
+    forms = [
+        (client.chat.completions.create, {"messages": [{"role": "user", "content": "Hi"}]}),
+        (client.completions.create, {"prompt": "Hi"}),
+    ]
+    for create, input in forms:
+        for field in [*shared, *input]:
+            for wrong in ({"a": 1}, [[[]]], [{}]):
+                send = lambda: create(model=MODEL, **input, extra_body={field: wrong})
+                refusal = refused(openai.BadRequestError, send)
+                assert refusal.param.startswith(field), (field, wrong, refusal.body)
 
 
 def check_bad_requests():

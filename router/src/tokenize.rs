@@ -6,6 +6,7 @@ mod cache;
 mod choice;
 mod detokenizer;
 mod encoder;
+mod longest;
 mod model;
 mod pool;
 mod request;
@@ -144,13 +145,17 @@ fn encode(model: &Model, prompt: &Prompt, cache: &PieceCache) -> Result<Arc<[u32
                 ))
             })?;
             let text = template.render(conversation, SystemTime::now())?;
+            check_length(model, text.len(), prompt.param())?;
             model
                 .encoder()
                 .encode_rendered(&text, cache)
                 .map_err(failed)?
                 .into()
         }
-        Prompt::Text(text) => model.encoder().encode_text(text, cache).map_err(failed)?,
+        Prompt::Text(text) => {
+            check_length(model, text.len(), prompt.param())?;
+            model.encoder().encode_text(text, cache).map_err(failed)?
+        }
         Prompt::Tokens(tokens) => {
             if let Some(id) = tokens.iter().find(|&&id| id as usize >= model.vocab_size()) {
                 let last = model.vocab_size().saturating_sub(1);
@@ -167,6 +172,19 @@ fn encode(model: &Model, prompt: &Prompt, cache: &PieceCache) -> Result<Arc<[u32
         ));
     }
     Ok(tokens)
+}
+
+/// Refuses text that can't fit before time is spent on encoding it.
+fn check_length(model: &Model, bytes: usize, param: &str) -> Result<(), ApiError> {
+    if bytes <= model.max_text_len() {
+        return Ok(());
+    }
+    let context = model.max_model_len();
+    let message = format!(
+        "this model's maximum context length is {context} tokens, and no text of {bytes} bytes \
+         fits in it; shorten the prompt"
+    );
+    Err(too_long(param, message))
 }
 
 /// How many tokens may be generated after a prompt of `prompt` tokens.
@@ -190,10 +208,14 @@ fn max_tokens(
          tokens ({prompt} in the prompt; {least} for the completion); shorten the prompt or the \
          completion"
     );
-    Err(ApiError {
+    Err(too_long(param, message))
+}
+
+fn too_long(param: &str, message: String) -> ApiError {
+    ApiError {
         param: Some(param.to_owned()),
         ..ApiError::new(ErrorCode::ContextLengthExceeded, message)
-    })
+    }
 }
 
 fn sampling(model: &Model, options: &Options, seed: u64, max_tokens: usize) -> Sampling {

@@ -81,7 +81,8 @@ pub(super) fn responses(
 ) -> BoxStream<'static, Result<v1::GenerateResponse, Status>> {
     let Generation { sequences, runs } = generation;
     let choices = sequences.iter().zip(runs);
-    let choices = choices.map(|(sequence, events)| Choice::new(sequence, options, events));
+    let choices =
+        choices.map(|(sequence, events)| Box::new(Choice::new(sequence, options, events)));
     let mut choices = stream::select_all(choices);
     let mut writer = Writer::new(&sequences);
     let responses = stream::poll_fn(move |cx| {

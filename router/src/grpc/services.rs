@@ -28,16 +28,21 @@ pub(crate) fn services(
     let (reporter, health) = tonic_health::server::health_reporter();
     let reported = report_health(cluster.clone(), reporter, lifecycle.clone());
     lifecycle.spawn("grpc health", reported);
-    let reflection = tonic_reflection::server::Builder::configure()
+    let routes = Routes::new(inference)
+        .add_service(health)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?);
+    Ok(routes.into_axum_router().reset_fallback())
+}
+
+/// To be built in the protocol's both versions: Python's official client knows
+/// only the older one.
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .with_service_name(SERVICE)
         .with_service_name("grpc.health.v1.Health")
-        .build_v1()?;
-    let routes = Routes::new(inference)
-        .add_service(health)
-        .add_service(reflection);
-    Ok(routes.into_axum_router().reset_fallback())
 }
 
 /// Serving as long as a worker is connected and no drain has begun.

@@ -31,8 +31,9 @@ use usage::Tally;
 /// limit of common proxies.
 const MAX_SILENCE: Duration = Duration::from_secs(10);
 
-/// The pieces of all choices, as they come.
-type Pieces = Peekable<SelectAll<Choice>>;
+/// The pieces of all choices, as they come. Boxed, as `SelectAll` moves a stream
+/// with each of its items.
+type Pieces = Peekable<SelectAll<Box<Choice>>>;
 
 /// A reply in the making.
 struct Reply {
@@ -174,7 +175,8 @@ impl Head {
 
 fn pieces(sequences: &[Sequence], runs: Vec<Events>, options: &TextOptions) -> Pieces {
     let choices = sequences.iter().zip(runs);
-    let choices = choices.map(|(sequence, events)| Choice::new(sequence, options, events));
+    let choices =
+        choices.map(|(sequence, events)| Box::new(Choice::new(sequence, options, events)));
     futures::stream::select_all(choices).peekable()
 }
 

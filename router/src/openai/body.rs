@@ -1,7 +1,7 @@
 //! Reads a request's body into a type, or says which field is wrong.
 
-use axum::body::Body;
-use http::header::CONTENT_TYPE;
+use axum::body::{Body, HttpBody};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT};
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use proto::ErrorCode;
@@ -15,19 +15,36 @@ pub(super) async fn read<T: DeserializeOwned>(
     max_bytes: usize,
 ) -> Result<T, ApiError> {
     check_content_type(request.headers())?;
+    let announced = request.body().size_hint().lower();
+    // Such a client waits for leave to send; others miss an answer that comes
+    // before they have sent all.
+    if request.headers().contains_key(EXPECT) && announced > max_bytes as u64 {
+        return Err(too_large(max_bytes));
+    }
     let body = Limited::new(request.into_body(), max_bytes).collect().await;
     let body = body.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
-        Some(_) => ApiError::new(
-            ErrorCode::BodyTooLarge,
-            format!("the body is larger than {max_bytes} bytes, the most this server accepts"),
-        ),
+        Some(_) => too_large(max_bytes),
         None => ApiError::new(ErrorCode::Cancelled, format!("the body broke off: {error}")),
     })?;
     parse(&body.to_bytes())
 }
 
+fn too_large(max_bytes: usize) -> ApiError {
+    ApiError::new(
+        ErrorCode::BodyTooLarge,
+        format!("the body is larger than {max_bytes} bytes, the most this server accepts"),
+    )
+}
+
 /// A client that names no content type is taken to send JSON.
 fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    if let Some(encoding) = headers.get(CONTENT_ENCODING).filter(|it| *it != "identity") {
+        let encoding = String::from_utf8_lossy(encoding.as_bytes());
+        return Err(ApiError::new(
+            ErrorCode::UnsupportedMediaType,
+            format!("the content encoding is `{encoding}`; send the JSON as it is"),
+        ));
+    }
     let Some(given) = headers.get(CONTENT_TYPE) else {
         return Ok(());
     };

@@ -1,5 +1,6 @@
 use axum::body::Body;
 use http::Request;
+use http_body_util::BodyExt;
 use proto::ErrorCode;
 use serde_json::{Value, json};
 
@@ -454,6 +455,35 @@ async fn content_type_must_be_json_or_absent() {
         let result = read(Some(refused), chat_body(json!({})), 1000).await;
         assert_refused(result, ErrorCode::UnsupportedMediaType, None, refused);
     }
+}
+
+#[tokio::test]
+async fn compressed_bodies_are_refused() {
+    let read = async |encoding| {
+        let request = Request::post("/v1/chat/completions").header("content-encoding", encoding);
+        let request = request.body(Body::from(chat_body(json!({})))).unwrap();
+        ChatRequest::read(request, &Limits::default()).await
+    };
+    read("identity").await.unwrap();
+    assert_refused(
+        read("gzip").await,
+        ErrorCode::UnsupportedMediaType,
+        None,
+        "gzip",
+    );
+}
+
+#[tokio::test]
+async fn client_that_asks_before_sending_is_refused_at_once() {
+    let body = Body::from(chat_body(json!({})));
+    let body = body.inspect_frame(|_| panic!("nobody gave leave to send"));
+    let request = Request::post("/v1/chat/completions").header("expect", "100-continue");
+    let limits = Limits {
+        max_body_bytes: 10,
+        ..Limits::default()
+    };
+    let result = ChatRequest::read(request.body(Body::new(body)).unwrap(), &limits).await;
+    assert_refused(result, ErrorCode::BodyTooLarge, None, "announced");
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ fn special(id: u32, content: &str) -> Value {
 }
 
 /// Tokens 3..259 are the bytes 0..=255; a few merges follow.
-fn byte_level_json() -> Value {
+pub(crate) fn byte_level_json() -> Value {
     let mut vocab = serde_json::Map::new();
     let mut next = 256;
     for (id, content) in ["<|endoftext|>", "<|im_end|>", "<|im_start|>"]

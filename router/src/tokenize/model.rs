@@ -12,6 +12,7 @@ use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use super::encoder::Encoder;
+use super::longest::longest;
 use super::template::ChatTemplate;
 use super::vocabulary::Vocabulary;
 
@@ -46,6 +47,8 @@ pub struct Model {
     template: Option<ChatTemplate>,
     encoder: Encoder,
     vocabulary: Vocabulary,
+    /// Of text, in bytes; longer text is sure to exceed the context.
+    max_text_len: Option<usize>,
 }
 
 /// Sampling that the model's makers recommend (generation_config.json).
@@ -83,15 +86,20 @@ impl Model {
         let tokenizer = Arc::new(tokenizer(json)?);
         let vocab_size = card.vocab_size.max(tokenizer.get_vocab_size(true));
         let config: Value = file(&card, "tokenizer_config.json")?.unwrap_or_default();
+        let eos = eos(&card, &config, &tokenizer)?;
+        let encoder = Encoder::new(Arc::clone(&tokenizer), json);
+        let vocabulary = Vocabulary::new(tokenizer, json, vocab_size)?;
+        let longest = longest(&vocabulary, json);
         Ok(Model {
             created: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |now| now.as_secs()),
-            eos: eos(&card, &config, &tokenizer)?,
+            eos,
             defaults: file(&card, "generation_config.json")?.unwrap_or_default(),
             template: template(&card, &config)?,
-            encoder: Encoder::new(Arc::clone(&tokenizer), json),
-            vocabulary: Vocabulary::new(tokenizer, json, vocab_size)?,
+            max_text_len: longest.map(|longest| longest.saturating_mul(card.max_model_len)),
+            encoder,
+            vocabulary,
             name: card.name,
             fingerprint: card.fingerprint,
             max_model_len: card.max_model_len,
@@ -111,6 +119,11 @@ impl Model {
     /// Prompt and completion tokens together.
     pub fn max_model_len(&self) -> usize {
         self.max_model_len
+    }
+
+    /// Longer text, in bytes, is sure to have more tokens than the context.
+    pub(super) fn max_text_len(&self) -> usize {
+        self.max_text_len.unwrap_or(usize::MAX)
     }
 
     /// Tokens in a KV block.

@@ -152,6 +152,29 @@ async fn context_length_is_checked_with_the_numbers() {
 }
 
 #[tokio::test]
+async fn text_too_long_for_any_context_is_not_encoded() {
+    let model = fixture::byte_level();
+    let longest = 512 * "<|endoftext|>".len();
+    let counted = refusal(
+        &model,
+        Prompt::Text("x".repeat(longest).into()),
+        Options::default(),
+    );
+    assert!(counted.await.message.contains("6656 in the prompt"));
+    let prompts = [
+        Prompt::Text("x".repeat(longest + 1).into()),
+        chat(&"x".repeat(longest)),
+    ];
+    for prompt in prompts {
+        let param = prompt.param();
+        let error = refusal(&model, prompt, Options::default()).await;
+        assert_eq!(error.code, ErrorCode::ContextLengthExceeded);
+        assert_eq!(error.param.as_deref(), Some(param));
+        assert!(error.message.contains("no text of"), "{}", error.message);
+    }
+}
+
+#[tokio::test]
 async fn prompts_the_model_cannot_take_are_refused() {
     let model = fixture::byte_level();
     let check = |prompt, param: &'static str, words: &'static str| {

@@ -117,6 +117,11 @@ impl Vocabulary {
         Ok(())
     }
 
+    /// Token ids are below this.
+    pub(super) fn len(&self) -> u32 {
+        self.ends.len() as u32
+    }
+
     /// What the token says, taken for itself; a part of a character perhaps.
     pub(super) fn bytes(&self, id: u32) -> &[u8] {
         let id = id as usize;
