@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{MatchedPath, Path, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -28,34 +29,42 @@ pub struct Shared {
 
 /// All routes, with `grpc` beside them.
 pub fn routes(shared: Shared, grpc: Router) -> Router {
-    Router::new()
+    let api = Router::new()
         .route("/v1/chat/completions", post(complete::<ChatRequest>))
         .route("/v1/completions", post(complete::<CompletionRequest>))
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(model))
         .method_not_allowed_fallback(edge::method_not_allowed)
-        .route_layer(middleware::from_fn_with_state(shared.clone(), observed))
+        .route_layer(middleware::from_fn_with_state(shared.clone(), observed));
+    let operations = Router::new()
         .route("/health", get(edge::health))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
+        .method_not_allowed_fallback(edge::method_not_allowed);
+    api.merge(operations)
         .fallback(edge::not_found)
         .with_state(shared.clone())
         .merge(grpc.layer(middleware::from_fn_with_state(shared, observed)))
         .layer(middleware::from_fn(edge::name_request))
 }
 
-async fn complete<C: Completion>(State(shared): State<Shared>, request: Request) -> Response {
-    let answer = gateway::complete::<C>(&shared.gateway, request).await;
-    answer.unwrap_or_else(ApiError::into_response)
+async fn complete<C: Completion>(
+    State(shared): State<Shared>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    gateway::complete::<C>(&shared.gateway, request).await
 }
 
 async fn models(State(shared): State<Shared>) -> Response {
     edge::models(&shared.gateway.cluster.served_models())
 }
 
-async fn model(State(shared): State<Shared>, Path(id): Path<String>) -> Response {
-    let served = shared.gateway.cluster.served_models();
-    edge::model(&served, &id).unwrap_or_else(ApiError::into_response)
+async fn model(
+    State(shared): State<Shared>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
+    let Path(id) = id.map_err(|refused| ApiError::invalid("model", refused.body_text()))?;
+    edge::model(&shared.gateway.cluster.served_models(), &id)
 }
 
 async fn ready(State(shared): State<Shared>) -> Response {

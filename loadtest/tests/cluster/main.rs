@@ -2,6 +2,7 @@
 //! failover, many streams at once.
 
 mod affinity;
+mod api;
 mod concurrency;
 mod failover;
 mod harness;

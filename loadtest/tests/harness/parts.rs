@@ -150,7 +150,8 @@ pub fn post(address: SocketAddr, path: &str, headers: &str, body: &str) -> (Stri
     .expect("an answer")
 }
 
-fn request(address: SocketAddr, text: &str) -> std::io::Result<(String, String)> {
+/// Head and body of the answer to a request as it goes over the wire.
+pub fn request(address: SocketAddr, text: &str) -> std::io::Result<(String, String)> {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
