@@ -14,6 +14,7 @@ use runtime::telemetry::{self, TelemetryConfig};
 /// A distributed LLM inference cluster. Without a subcommand it is `kvasir up`.
 #[derive(Debug, Parser)]
 #[command(name = "kvasir", version, max_term_width = 100)]
+#[command(after_help = "kvasir loadtest measures any OpenAI-compatible endpoint; see its --help")]
 struct Cli {
     #[command(subcommand)]
     part: Part,
@@ -28,6 +29,10 @@ enum Part {
     /// Start a worker: it serves one model to routers
     Worker(Worker),
 }
+
+/// The subcommand that is no part of a cluster: it takes no configuration file
+/// and has subcommands of its own.
+const LOADTEST: &str = "loadtest";
 
 #[derive(Debug, Args)]
 #[group(skip)]
@@ -89,6 +94,10 @@ impl Part {
 }
 
 fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == LOADTEST) {
+        return loadtest::cli::main(arguments);
+    }
     let readable = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
         Some((name.into_string().ok()?, value.into_string().ok()?))
     };

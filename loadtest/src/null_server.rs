@@ -1,0 +1,102 @@
+//! A server of known speed: as fast as possible by default, or by a script, so
+//! that what the generator says of it can be held against what it does.
+//!
+//! It knows no HTTP but what this crate's client, `curl`, `wrk` and the like
+//! send, and no model.
+
+mod connection;
+mod reply;
+mod script;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use runtime::Lifecycle;
+use tokio::net::TcpListener;
+
+use crate::generator::Pacer;
+pub use script::{Fault, Script, Stall};
+
+/// After a connection that could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+
+/// A server on a loopback port; it serves until its life ends.
+pub struct ScriptedServer {
+    address: SocketAddr,
+    state: Arc<State>,
+}
+
+/// What all connections share.
+struct State {
+    script: Script,
+    pacer: Pacer,
+    /// The script's time starts with the first request.
+    started: OnceLock<Instant>,
+    requests: AtomicU64,
+    connections: AtomicU64,
+}
+
+impl ScriptedServer {
+    pub async fn start(life: &Lifecycle, script: Script) -> io::Result<ScriptedServer> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let address = listener.local_addr()?;
+        let state = Arc::new(State {
+            script,
+            pacer: Pacer::start()?,
+            started: OnceLock::new(),
+            requests: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
+        });
+        life.spawn(
+            "scripted-server",
+            accept(life.clone(), listener, state.clone()),
+        );
+        Ok(ScriptedServer { address, state })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Requests for answers received so far.
+    pub fn requests(&self) -> u64 {
+        self.state.requests.load(Ordering::SeqCst)
+    }
+
+    /// Connections accepted so far.
+    pub fn connections(&self) -> u64 {
+        self.state.connections.load(Ordering::SeqCst)
+    }
+}
+
+async fn accept(life: Lifecycle, listener: TcpListener, state: Arc<State>) {
+    let serving = async {
+        loop {
+            let Ok((stream, _)) = listener.accept().await else {
+                // No file is left, most likely: one has to be closed first.
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            };
+            state.connections.fetch_add(1, Ordering::SeqCst);
+            let connection = connection::serve(stream, state.clone());
+            let drained = life.drain_started();
+            life.spawn("scripted-connection", async move {
+                tokio::select! {
+                    _ = connection => {}
+                    () = drained => {}
+                }
+            });
+        }
+    };
+    tokio::select! {
+        () = serving => {}
+        () = life.drain_started() => {}
+    }
+}
