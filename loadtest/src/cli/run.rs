@@ -156,7 +156,10 @@ pub(super) fn run(args: Args, workload: String) -> Result<ExitCode, Mistakes> {
         &stop,
     )??;
     info.measured(&result);
-    let figures = Figures::of(&result.records, &args.reports.slo.clone().unwrap_or_default());
+    let figures = Figures::of(
+        &result.records,
+        &args.reports.slo.clone().unwrap_or_default(),
+    );
     say(table(&info, &figures).trim_end());
     args.reports.write(info, figures, result)?;
     Ok(ExitCode::SUCCESS)
@@ -182,14 +185,18 @@ impl Args {
 
     fn target(&self) -> Result<Target, Mistakes> {
         let header = |text: &String| {
-            let (name, value) = text
-                .split_once(':')
-                .ok_or_else(|| Mistakes(vec![format!("--header {text}: write it as NAME:VALUE")]))?;
+            let (name, value) = text.split_once(':').ok_or_else(|| {
+                Mistakes(vec![format!("--header {text}: write it as NAME:VALUE")])
+            })?;
             Ok((name.trim().to_owned(), value.trim().to_owned()))
         };
         Ok(Target {
             api_key: self.api_key.clone(),
-            headers: self.header.iter().map(header).collect::<Result<_, Mistakes>>()?,
+            headers: self
+                .header
+                .iter()
+                .map(header)
+                .collect::<Result<_, Mistakes>>()?,
             stream: !self.no_stream,
             ..Target::new(&self.url, &self.model)
         })
@@ -262,8 +269,13 @@ impl RunInfo {
 impl Reports {
     /// Reports to be written, by the flags that ask for them.
     fn files(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
-        let all = [("json", &self.json), ("csv", &self.csv), ("html", &self.html)];
-        all.into_iter().filter_map(|(name, file)| Some((name, file.as_ref()?)))
+        let all = [
+            ("json", &self.json),
+            ("csv", &self.csv),
+            ("html", &self.html),
+        ];
+        all.into_iter()
+            .filter_map(|(name, file)| Some((name, file.as_ref()?)))
     }
 
     fn write(&self, info: RunInfo, figures: Figures, result: RunResult) -> Result<(), Mistakes> {
@@ -297,5 +309,9 @@ impl Reports {
 
 /// Better before the run than after it.
 fn writable(file: &Path) -> std::io::Result<()> {
-    File::options().append(true).create(true).open(file).map(drop)
+    File::options()
+        .append(true)
+        .create(true)
+        .open(file)
+        .map(drop)
 }
