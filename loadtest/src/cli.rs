@@ -1,7 +1,7 @@
 //! `kvasir loadtest`: its subcommands, and what each prints and writes.
 //!
-//! Exit codes: 0, all is well; 1, a comparison failed or the machine is too
-//! slow; 2, something was asked for that can't be done, one line for each
+//! Exit codes: 0, all is well; 1, a comparison failed or the generator fell
+//! behind; 2, something was asked for that can't be done, one line for each
 //! mistake.
 
 mod compare;
@@ -94,4 +94,14 @@ fn block_on<T>(
         }
         future.await
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
+    }
 }

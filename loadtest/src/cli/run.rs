@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args as _, Command};
@@ -38,8 +38,8 @@ pub(super) struct Args {
     #[arg(long)]
     no_stream: bool,
 
-    /// Requests to send; without it and without --duration, 100 in a closed
-    /// loop and all of a trace
+    /// Requests to send. Without it the run ends with --duration, with the
+    /// trace or prompt file, or with the pieces of --rate; else after 100
     #[arg(long, value_name = "N", help_heading = "Length of the run")]
     requests: Option<u64>,
     /// Send for this time
@@ -117,6 +117,9 @@ struct Reports {
     quiet: bool,
 }
 
+/// Longest wait for the list of models before the run.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Requests of a run that nothing else ends.
 const DEFAULT_REQUESTS: u64 = 100;
 
@@ -150,8 +153,15 @@ pub(super) fn run(args: Args, workload: String) -> Result<ExitCode, Mistakes> {
     let plan = args.plan(target.clone(), stop.clone());
     let result = block_on(
         async {
-            Endpoint::resolve(&target).await?.probe().await?;
-            generator::run(plan, workload).await
+            let reached = async { Endpoint::resolve(&target).await?.probe().await };
+            match tokio::time::timeout(PROBE_TIMEOUT, reached).await {
+                Ok(reached) => reached?,
+                Err(_) => {
+                    let silent = format!("{} does not answer within {PROBE_TIMEOUT:?}", args.url);
+                    return Err(Mistakes(vec![silent]));
+                }
+            }
+            Ok(generator::run(plan, workload).await?)
         },
         &stop,
     )??;
@@ -161,8 +171,12 @@ pub(super) fn run(args: Args, workload: String) -> Result<ExitCode, Mistakes> {
         &args.reports.slo.clone().unwrap_or_default(),
     );
     say(table(&info, &figures).trim_end());
+    let valid = info.invalid.is_none();
     args.reports.write(info, figures, result)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(match valid {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
 }
 
 impl Args {
@@ -233,7 +247,12 @@ impl Args {
     }
 
     fn request_limit(&self) -> Option<u64> {
-        let ends = self.duration.is_some() || self.workload.is_recorded();
+        let file = &self.workload.file;
+        let rate = self.arrival.rate.as_ref();
+        let ends = self.duration.is_some()
+            || self.workload.is_recorded()
+            || (file.prompts.is_some() && !file.repeat_prompts)
+            || rate.is_some_and(|rate| rate.lasts().is_some());
         self.requests.or((!ends).then_some(DEFAULT_REQUESTS))
     }
 
@@ -314,4 +333,37 @@ fn writable(file: &Path) -> std::io::Result<()> {
         .create(true)
         .open(file)
         .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args as _, Command, FromArgMatches};
+
+    use super::*;
+
+    fn limit(flags: &str) -> Option<u64> {
+        let always = "run --url http://h:1 --model m";
+        let words = always.split(' ').chain(flags.split_whitespace());
+        let matches = Args::augment_args(Command::new("run")).get_matches_from(words);
+        Args::from_arg_matches(&matches).unwrap().request_limit()
+    }
+
+    #[test]
+    fn only_a_run_without_an_end_of_its_own_is_ended_after_some_requests() {
+        assert_eq!(limit(""), Some(DEFAULT_REQUESTS));
+        assert_eq!(limit("--rate 5"), Some(DEFAULT_REQUESTS));
+        assert_eq!(limit("--rate 5 --requests 7"), Some(7));
+        assert_eq!(
+            limit("--prompts f --repeat-prompts"),
+            Some(DEFAULT_REQUESTS)
+        );
+        for ends in [
+            "--duration 5s",
+            "--trace f",
+            "--prompts f",
+            "--rate 5@10s,9@10s",
+        ] {
+            assert_eq!(limit(ends), None, "{ends}");
+        }
+    }
 }
