@@ -11,8 +11,11 @@ mod explanation;
 mod link;
 mod members;
 mod state;
+pub mod view;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use kvcache_index::HashScope;
 use proto::ErrorCode;
@@ -24,16 +27,14 @@ pub use explanation::Explanation;
 pub use link::Config;
 pub use members::watch;
 pub use state::WorkerRef;
+pub use view::Excluded;
 
 use crate::error::ApiError;
 use crate::metrics::Metrics;
-use crate::plan::{self, Ask};
+use crate::plan::{Ask, PolicyName};
 use crate::sequence::Sequence;
 use crate::tokenize::Model;
 use state::State;
-
-/// A worker's start that is not to be tried again for a sequence.
-pub type Excluded = Vec<(kvcache_index::WorkerSlot, u64)>;
 
 /// The workers, shared by all requests.
 #[derive(Debug)]
@@ -41,15 +42,20 @@ pub struct Cluster {
     state: Mutex<State>,
     released: Notify,
     connected: watched::Sender<usize>,
+    /// Plans count time from here.
+    began: Instant,
+    plans: AtomicU64,
     metrics: Arc<Metrics>,
 }
 
 impl Cluster {
-    pub fn new(metrics: Arc<Metrics>) -> Arc<Cluster> {
+    pub fn new(policy: PolicyName, metrics: Arc<Metrics>) -> Arc<Cluster> {
         Arc::new(Cluster {
-            state: Mutex::new(State::default()),
+            state: Mutex::new(State::new(policy)),
             released: Notify::new(),
             connected: watched::Sender::new(0),
+            began: Instant::now(),
+            plans: AtomicU64::new(0),
             metrics,
         })
     }
@@ -115,17 +121,25 @@ impl Cluster {
             block_size: sequence.model.block_size(),
             may_split: sequence.sampling.prompt_logprobs.is_none()
                 && sequence.sampling.max_tokens > generated.len() + 1,
+            hashes: &hashes,
+            session: sequence.session,
+            now: self.began.elapsed(),
+            random: mix(self.plans.fetch_add(1, Ordering::Relaxed)),
         };
         let mut state = self.state();
-        let candidates = state.candidates(&sequence.model, &hashes, excluded);
-        let turn = state.next_turn();
-        let plan = plan::plan(&ask, &candidates, turn).ok_or_else(|| no_worker(sequence))?;
-        let (id, decode, prefill) = state.book(&plan, &ask);
-        let explanation = Explanation::new(&plan, &candidates, &ask, &state);
+        let choice = state
+            .choose(&sequence.model, &ask, excluded)
+            .ok_or_else(|| no_worker(sequence))?;
+        let explanation = sequence
+            .is_explained
+            .then(|| Arc::new(Explanation::new(&ask, choice, &state)));
+        let placed = state.book(&ask, choice);
+        let decode = state.reference(placed.decode);
+        let prefill = placed.prefill.map(|slot| state.reference(slot));
         drop(state);
         Ok(Booking::new(
             self.clone(),
-            id,
+            placed.booking,
             (decode, prefill),
             explanation,
             self.metrics.clone(),
@@ -198,4 +212,12 @@ fn block_hashes(sequence: &Sequence, generated: &[u32]) -> Vec<u64> {
         scope.full_blocks(&tokens, block_size)
     };
     hashes.into_iter().map(|hash| hash.short()).collect()
+}
+
+/// SplitMix64's output function: neighbouring numbers become independent ones.
+fn mix(value: u64) -> u64 {
+    let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }

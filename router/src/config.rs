@@ -4,6 +4,7 @@ use runtime::config::{ByteSize, Check};
 use runtime::membership::WorkerAddress;
 
 use crate::openai::Limits;
+use crate::plan::policy::{self, PolicyName};
 use crate::{admission, cluster, tokenize};
 
 // No flag may be called `port`, `host` or `service-*`: Kubernetes sets
@@ -31,10 +32,20 @@ pub struct Config {
     /// conversations that go on
     #[arg(long, default_value = "64MiB", value_name = "SIZE")]
     pub tokenize_cache: ByteSize,
+    /// How workers are chosen
+    #[arg(long, value_name = "NAME", default_value_t, help = policy_help())]
+    pub policy: PolicyName,
     #[command(flatten)]
     pub admission: admission::Config,
     #[command(flatten)]
     pub link: cluster::Config,
+}
+
+/// What `--policy` may be.
+fn policy_help() -> String {
+    let line = |it: &policy::Entry| format!("\n- {}: {}", it.name, it.about);
+    let lines: String = policy::POLICIES.iter().map(line).collect();
+    format!("How workers are chosen{lines}\n")
 }
 
 impl Config {

@@ -59,9 +59,10 @@ pub async fn complete<C: Completion>(
     let mut caller = Caller::of(&request);
     let asked = C::read(request, &gateway.limits).await?;
     let permit = gateway.admit().await?;
-    let sequences = gateway
+    let mut sequences = gateway
         .tokenize(asked.generate(), &caller.request_id)
         .await?;
+    caller.mark(&mut sequences);
     let planned = dispatch::plan(&gateway.cluster, &sequences)?;
     caller.placed(&planned);
     let runs = dispatch::run(&gateway.cluster, &gateway.metrics, planned, permit);

@@ -1,18 +1,23 @@
 //! Planning restated as numbers in, choice out: which workers compute and
 //! decode a sequence.
 //!
-//! Pure: filter, cost, pick. The cost of an option is in milliseconds: wait in
-//! the queue, prefill of what is not cached there, transfer of what the decode
-//! worker lacks, and the decode time that the worker's load implies. Rates come
-//! from the workers' own reports, so nobody tunes weights.
+//! Pure: a [`Policy`] sees what is to be placed and the workers that could take
+//! it, and picks. `cost`, the default, weighs every option in milliseconds; the
+//! simple policies are there for comparison and for those who want them. All of
+//! them are in one table, [`policy::POLICIES`], from which the router and the
+//! cluster simulator take them by name.
 
-mod cost;
+pub mod cost;
+pub mod policy;
 #[cfg(test)]
 mod tests;
+
+use std::time::Duration;
 
 use kvcache_index::WorkerSlot;
 
 pub use cost::Cost;
+pub use policy::{Policy, PolicyName};
 
 /// What a worker is meant for. A preference: with nobody else left, every
 /// worker does everything.
@@ -33,9 +38,9 @@ impl Role {
     }
 }
 
-/// What is to be placed.
+/// What is to be placed, and when.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Ask {
+pub struct Ask<'a> {
     /// Tokens whose KV must exist before the next one is drawn.
     pub prompt_tokens: usize,
     /// Tokens that may still be generated.
@@ -43,10 +48,18 @@ pub struct Ask {
     pub block_size: usize,
     /// Whether prefill and decode may run on different workers.
     pub may_split: bool,
+    /// Identities of the prompt's full blocks, in order.
+    pub hashes: &'a [u64],
+    /// Equal for requests of one session, if the client names it.
+    pub session: Option<u64>,
+    /// From an origin that stays the same.
+    pub now: Duration,
+    /// Evenly distributed, new for every call.
+    pub random: u64,
 }
 
 /// A worker that serves the model, is connected and takes work.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Candidate {
     pub worker: WorkerSlot,
     pub role: Role,
@@ -69,108 +82,69 @@ pub struct Load {
     pub decode_step_ms: f32,
 }
 
-/// Where a sequence runs.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Plan {
-    pub decode: WorkerSlot,
+/// Where a sequence runs: positions in the list of candidates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    pub decode: usize,
     /// Computes the prompt's KV for `decode`; `None`: `decode` does so itself.
-    pub prefill: Option<WorkerSlot>,
-    /// Every option that was weighed, the chosen one first.
-    pub options: Vec<PlanOption>,
+    pub prefill: Option<usize>,
 }
 
-/// One way to place the sequence, and what it would cost.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct PlanOption {
-    pub decode: WorkerSlot,
-    pub prefill: Option<WorkerSlot>,
-    /// Prompt tokens that need not be computed.
-    pub cached_tokens: usize,
-    pub cost: Cost,
-}
-
-/// The cheapest placement of `ask`, or `None` without candidates. Among equals
-/// the one that `salt` points at, so that equal workers share the load.
-pub fn plan(ask: &Ask, candidates: &[Candidate], salt: u64) -> Option<Plan> {
-    let mut options = options(ask, candidates);
-    let chosen = cheapest(&options, salt)?;
-    options.swap(0, chosen);
-    options[1..].sort_by(|a, b| a.cost.total().total_cmp(&b.cost.total()));
-    Some(Plan {
-        decode: options[0].decode,
-        prefill: options[0].prefill,
-        options,
-    })
-}
-
-fn options(ask: &Ask, candidates: &[Candidate]) -> Vec<PlanOption> {
-    let mut options = Vec::new();
-    let prefillers = prefillers(ask, candidates);
-    for decode in decoders(candidates) {
-        let alone = decode.role == Role::Both
-            || prefillers.is_empty()
-            || uncached(ask, decode) <= ask.block_size;
-        if alone {
-            options.push(PlanOption {
-                decode: decode.worker,
-                prefill: None,
-                cached_tokens: ask.prompt_tokens - uncached(ask, decode),
-                cost: Cost::undivided(ask, decode),
-            });
-            continue;
+impl Choice {
+    pub fn undivided(worker: usize) -> Choice {
+        Choice {
+            decode: worker,
+            prefill: None,
         }
-        options.extend(prefillers.iter().map(|prefill| PlanOption {
-            decode: decode.worker,
-            prefill: Some(prefill.worker),
-            cached_tokens: ask.prompt_tokens - uncached(ask, prefill),
-            cost: Cost::split(ask, prefill, decode),
-        }));
     }
-    options
-}
 
-/// Workers meant to decode; without any, all.
-fn decoders(candidates: &[Candidate]) -> Vec<&Candidate> {
-    let meant: Vec<_> = candidates
-        .iter()
-        .filter(|candidate| candidate.role != Role::Prefill)
-        .collect();
-    if meant.is_empty() {
-        candidates.iter().collect()
-    } else {
-        meant
+    /// Who computes the prompt.
+    pub fn computes(&self) -> usize {
+        self.prefill.unwrap_or(self.decode)
     }
 }
 
-/// Workers that compute prompts for others; none if the sequence may not be
-/// split, or nobody else is there to decode.
-fn prefillers<'a>(ask: &Ask, candidates: &'a [Candidate]) -> Vec<&'a Candidate> {
-    let decodable = candidates.iter().any(|c| c.role != Role::Prefill);
-    candidates
-        .iter()
-        .filter(|candidate| ask.may_split && decodable && candidate.role == Role::Prefill)
-        .collect()
+impl Ask<'_> {
+    /// Prompt tokens that `candidate` would have to compute: at least one, whose
+    /// logits give the next token.
+    pub fn uncached(&self, candidate: &Candidate) -> usize {
+        let reusable = self.prompt_tokens.saturating_sub(1);
+        self.prompt_tokens - candidate.cached_tokens.min(reusable)
+    }
 }
 
-/// Prompt tokens that `candidate` would have to compute: at least one, whose
-/// logits give the next token.
-fn uncached(ask: &Ask, candidate: &Candidate) -> usize {
-    let cached = candidate
-        .cached_tokens
-        .min(ask.prompt_tokens.saturating_sub(1));
-    ask.prompt_tokens - cached
+/// Which candidates may decode a sequence, and which may compute its prompt for
+/// another: roles as far as they can be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parts {
+    /// Somebody is meant to decode; else all do.
+    decoders: bool,
+    /// Prompts may be computed on workers meant for that.
+    split: bool,
 }
 
-fn cheapest(options: &[PlanOption], salt: u64) -> Option<usize> {
-    const SAME_MS: f64 = 1e-6;
-    let least = options
-        .iter()
-        .map(|option| option.cost.total())
-        .min_by(f64::total_cmp)?;
-    let equals: Vec<usize> = (0..options.len())
-        .filter(|&i| options[i].cost.total() <= least + SAME_MS)
-        .collect();
-    equals
-        .get((salt % equals.len().max(1) as u64) as usize)
-        .copied()
+impl Parts {
+    pub fn of(ask: &Ask<'_>, candidates: &[Candidate]) -> Parts {
+        let decoders = candidates.iter().any(|it| it.role != Role::Prefill);
+        let prefillers = candidates.iter().any(|it| it.role == Role::Prefill);
+        Parts {
+            decoders,
+            split: ask.may_split && decoders && prefillers,
+        }
+    }
+
+    pub fn decodes(&self, candidate: &Candidate) -> bool {
+        !self.decoders || candidate.role != Role::Prefill
+    }
+
+    /// Whether it computes prompts for others.
+    pub fn prefills(&self, candidate: &Candidate) -> bool {
+        self.split && candidate.role == Role::Prefill
+    }
+
+    /// Whether `candidate`, which decodes, also computes the prompt: because it
+    /// is meant to, nobody else is, or there is at most a block to compute.
+    pub fn computes_alone(&self, ask: &Ask<'_>, candidate: &Candidate) -> bool {
+        !self.split || candidate.role == Role::Both || ask.uncached(candidate) <= ask.block_size
+    }
 }

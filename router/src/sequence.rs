@@ -22,6 +22,10 @@ pub struct Sequence {
     /// Part of every KV block's identity: prefixes are shared only between
     /// requests of equal salt.
     pub cache_salt: Arc<str>,
+    /// Equal for requests of one session, if the client names it.
+    pub session: Option<u64>,
+    /// Whether the client wants to know why workers were chosen.
+    pub is_explained: bool,
 }
 
 /// How tokens are drawn; all defaults are filled in. With a fixed seed token

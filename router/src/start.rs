@@ -48,7 +48,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<Running, Star
     let page = MetricsPage::new();
     page.keep_up(&lifecycle);
     let metrics = Arc::new(page.record(Metrics::new));
-    let cluster = Cluster::new(metrics.clone());
+    let cluster = Cluster::new(config.policy, metrics.clone());
     let members = StaticList::new(config.worker.iter().cloned());
     let workers = members.members().len();
     let watch = cluster::watch(

@@ -96,6 +96,8 @@ impl Tokenize {
                     prompt: Arc::clone(&prompt),
                     sampling: sampling(model, options, seed, max_tokens),
                     cache_salt: Arc::clone(&options.cache_salt),
+                    session: None,
+                    is_explained: false,
                 });
             }
         }

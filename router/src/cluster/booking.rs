@@ -19,7 +19,8 @@ pub struct Booking {
     pub decode: WorkerRef,
     /// Computes the prompt's KV for `decode`; `None`: `decode` does so itself.
     pub prefill: Option<WorkerRef>,
-    pub explanation: Arc<Explanation>,
+    /// If the sequence's client wants to know.
+    pub explanation: Option<Arc<Explanation>>,
     _counted: Counted,
 }
 
@@ -28,7 +29,7 @@ impl Booking {
         cluster: Arc<Cluster>,
         id: u64,
         (decode, prefill): (WorkerRef, Option<WorkerRef>),
-        explanation: Explanation,
+        explanation: Option<Arc<Explanation>>,
         metrics: Arc<Metrics>,
     ) -> Booking {
         let planned: &Counter = match prefill {
@@ -41,7 +42,7 @@ impl Booking {
             id,
             decode,
             prefill,
-            explanation: Arc::new(explanation),
+            explanation,
             _counted: Counted::up(&metrics.bookings),
         }
     }

@@ -1,10 +1,10 @@
 //! Why workers were chosen, for the people who ask.
 
-use kvcache_index::WorkerSlot;
 use serde::Serialize;
 
 use super::state::State;
-use crate::plan::{Ask, Candidate, Plan};
+use crate::plan::cost::{self, PlanOption};
+use crate::plan::{Ask, Choice};
 
 /// Why workers were chosen, as the header `x-kvasir-explain` shows it.
 #[derive(Clone, Debug, Serialize)]
@@ -46,23 +46,21 @@ pub struct ExplainedOption {
 const EXPLAINED: usize = 12;
 
 impl Explanation {
-    pub(super) fn new(
-        plan: &Plan,
-        candidates: &[Candidate],
-        ask: &Ask,
-        state: &State,
-    ) -> Explanation {
-        let name = |slot: WorkerSlot| state.name_of(slot).to_owned();
-        let rounded = |ms: f64| (ms * 1000.0).round() / 1000.0;
-        let chosen = &plan.options[0];
+    /// Of `choice` among the candidates that `state` last weighed.
+    pub(super) fn new(ask: &Ask<'_>, choice: Choice, state: &State) -> Explanation {
+        let candidates = state.weighed();
+        let name = |at: usize| state.name_of(candidates[at].worker).to_owned();
+        let options = cost::options(ask, candidates, choice);
         Explanation {
-            decode: name(plan.decode),
-            prefill: plan.prefill.map(name),
+            decode: name(choice.decode),
+            prefill: choice.prefill.map(name),
             reason: format!(
-                "cheapest of {} options over {} workers: {} of {} prompt tokens are cached",
-                plan.options.len(),
+                "chosen by policy {} of {} options over {} workers: {} of {} prompt tokens are \
+                 cached",
+                state.policy(),
+                options.len(),
                 candidates.len(),
-                chosen.cached_tokens,
+                options[0].cached_tokens,
                 ask.prompt_tokens,
             ),
             prompt_tokens: ask.prompt_tokens,
@@ -70,7 +68,7 @@ impl Explanation {
                 .iter()
                 .take(EXPLAINED)
                 .map(|candidate| ExplainedWorker {
-                    worker: name(candidate.worker),
+                    worker: state.name_of(candidate.worker).to_owned(),
                     role: candidate.role.as_str(),
                     cached_tokens: candidate.cached_tokens,
                     queued_tokens: candidate.load.queued_tokens,
@@ -78,21 +76,27 @@ impl Explanation {
                     free_blocks: candidate.load.free_blocks,
                 })
                 .collect(),
-            options: plan
-                .options
+            options: options
                 .iter()
                 .take(EXPLAINED)
-                .map(|option| ExplainedOption {
-                    decode: name(option.decode),
-                    prefill: option.prefill.map(name),
-                    cost_ms: rounded(option.cost.total()),
-                    queue_ms: rounded(option.cost.queue),
-                    prefill_ms: rounded(option.cost.prefill),
-                    transfer_ms: rounded(option.cost.transfer),
-                    decode_ms: rounded(option.cost.decode),
-                    memory_ms: rounded(option.cost.memory),
-                })
+                .map(|option| ExplainedOption::new(option, name))
                 .collect(),
+        }
+    }
+}
+
+impl ExplainedOption {
+    fn new(option: &PlanOption, name: impl Fn(usize) -> String) -> ExplainedOption {
+        let rounded = |ms: f64| (ms * 1000.0).round() / 1000.0;
+        ExplainedOption {
+            decode: name(option.choice.decode),
+            prefill: option.choice.prefill.map(&name),
+            cost_ms: rounded(option.cost.total()),
+            queue_ms: rounded(option.cost.queue),
+            prefill_ms: rounded(option.cost.prefill),
+            transfer_ms: rounded(option.cost.transfer),
+            decode_ms: rounded(option.cost.decode),
+            memory_ms: rounded(option.cost.memory),
         }
     }
 }

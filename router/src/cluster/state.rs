@@ -1,16 +1,16 @@
 //! The cluster's state behind its lock: plain data, changed by links and
-//! bookings.
+//! bookings. Load, blocks and bookings are in the [`View`]; here is what it
+//! takes to call a worker, and whether it can be called.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kvcache_index::{KvEvent, PrefixIndex, WorkerSlot};
-use rustc_hash::FxHashMap;
+use kvcache_index::{KvEvent, WorkerSlot};
 use tokio::sync::Notify;
 
-use super::Excluded;
 use super::client::{Description, WorkerClient, WorkerStatus};
-use crate::plan::{Ask, Candidate, Load, Plan};
+use super::view::{Excluded, Member, Placed, Report, View};
+use crate::plan::{Ask, Candidate, Choice, Policy, PolicyName};
 use crate::tokenize::Model;
 
 /// A chosen worker, with what is needed to call it.
@@ -22,58 +22,32 @@ pub struct WorkerRef {
     pub client: WorkerClient,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct State {
     workers: BTreeMap<WorkerSlot, Worker>,
     /// By name; a model stays known when its last worker goes.
     models: BTreeMap<String, Arc<Model>>,
-    index: PrefixIndex,
-    bookings: FxHashMap<u64, Booked>,
-    last_booking: u64,
-    turn: u64,
+    /// The view's numbers of what workers serve: fingerprint and block size.
+    numbers: Vec<(String, usize)>,
+    view: View,
+    policy_name: PolicyName,
+    policy: Box<dyn Policy>,
 }
 
 #[derive(Debug)]
 struct Worker {
     description: Arc<Description>,
+    id: Arc<str>,
     client: WorkerClient,
     model: Arc<Model>,
-    status: WorkerStatus,
     /// Its link has a connection to it.
     joined: bool,
     /// Its event stream is up.
     connected: bool,
+    draining: bool,
     /// A request could not reach it; woken, its link looks after it.
     suspected: bool,
     recheck: Arc<Notify>,
-    /// Sum of the bookings' shares that its status does not include yet.
-    unreported: Unreported,
-    /// Bookings it has accepted since its last status.
-    accepted: Vec<u64>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Unreported {
-    prefill_tokens: u64,
-    sequences: u32,
-    blocks: u32,
-}
-
-#[derive(Debug)]
-struct Booked {
-    decode: Share,
-    prefill: Option<Share>,
-}
-
-/// What a booking adds to one worker's load, until the worker reports it.
-#[derive(Debug)]
-struct Share {
-    worker: WorkerSlot,
-    epoch: u64,
-    prefill_tokens: u64,
-    blocks: u32,
-    /// A status that includes it has arrived.
-    reported: bool,
 }
 
 /// What a link knows when it has (re)connected to a worker.
@@ -87,6 +61,17 @@ pub(super) struct Joining {
 }
 
 impl State {
+    pub fn new(policy: PolicyName) -> State {
+        State {
+            workers: BTreeMap::new(),
+            models: BTreeMap::new(),
+            numbers: Vec::new(),
+            view: View::default(),
+            policy_name: policy,
+            policy: policy.make(),
+        }
+    }
+
     /// The model of that name.
     pub fn model(&self, name: &str) -> Option<Arc<Model>> {
         self.models.get(name).cloned()
@@ -106,11 +91,11 @@ impl State {
     }
 
     pub fn bookings(&self) -> usize {
-        self.bookings.len()
+        self.view.bookings()
     }
 
     pub fn index_blocks(&self) -> usize {
-        self.index.len()
+        self.view.index().len()
     }
 
     pub fn name_of(&self, slot: WorkerSlot) -> &str {
@@ -147,28 +132,32 @@ impl State {
             .workers
             .get(&joining.slot)
             .is_none_or(|worker| worker.description.epoch != joining.description.epoch);
-        if restarted {
-            self.index.remove_worker(joining.slot);
-        } else if let Some(worker) = self.workers.get_mut(&joining.slot) {
+        if !restarted && let Some(worker) = self.workers.get_mut(&joining.slot) {
             worker.client = joining.client;
             worker.recheck = joining.recheck;
             worker.joined = true;
             worker.suspected = false;
+            self.refresh(joining.slot);
             return Ok(());
         }
+        let member = Member {
+            epoch: joining.description.epoch,
+            role: joining.description.role,
+            model: self.number_of(&model),
+        };
+        self.view.join(joining.slot, member);
         self.workers.insert(
             joining.slot,
             Worker {
+                id: joining.description.worker_id.as_str().into(),
                 description: joining.description,
                 client: joining.client,
                 model,
-                status: WorkerStatus::default(),
                 joined: true,
                 connected: false,
+                draining: false,
                 suspected: false,
                 recheck: joining.recheck,
-                unreported: Unreported::default(),
-                accepted: Vec::new(),
             },
         );
         Ok(())
@@ -179,17 +168,19 @@ impl State {
         let Some(worker) = self.workers.get_mut(&slot) else {
             return;
         };
-        worker.status = status;
         worker.connected = true;
-        for id in std::mem::take(&mut worker.accepted) {
-            let shares = self.bookings.get_mut(&id).into_iter();
-            for share in shares.flat_map(Booked::shares_mut) {
-                if share.worker == slot && !share.reported {
-                    share.reported = true;
-                    worker.unreported.remove(share);
-                }
-            }
-        }
+        worker.draining = status.draining;
+        self.refresh(slot);
+        self.view.report(
+            slot,
+            Report {
+                sequences: status.sequences,
+                queued_prefill_tokens: status.queued_prefill_tokens,
+                free_blocks: status.free_blocks,
+                prefill_tokens_per_second: status.prefill_tokens_per_second,
+                decode_step_ms: status.decode_step_ms,
+            },
+        );
     }
 
     /// The worker was seen alive.
@@ -197,6 +188,7 @@ impl State {
         if let Some(worker) = self.workers.get_mut(&slot) {
             worker.suspected = false;
         }
+        self.refresh(slot);
     }
 
     pub fn suspect(&mut self, slot: WorkerSlot, epoch: u64) {
@@ -206,6 +198,7 @@ impl State {
             worker.suspected = true;
             worker.recheck.notify_one();
         }
+        self.refresh(slot);
     }
 
     /// The connection is gone. Its blocks stay indexed: if the same start comes
@@ -215,151 +208,101 @@ impl State {
             worker.joined = false;
             worker.connected = false;
         }
+        self.refresh(slot);
     }
 
     /// The worker left the cluster for good.
     pub fn remove(&mut self, slot: WorkerSlot) {
         self.workers.remove(&slot);
-        self.index.remove_worker(slot);
+        self.view.remove(slot);
     }
 
     pub fn apply(&mut self, slot: WorkerSlot, event: &KvEvent) {
-        self.index.apply(slot, event);
+        self.view.apply(slot, event);
     }
 
     pub fn purge(&mut self, slot: WorkerSlot) {
-        self.index.remove_worker(slot);
+        self.view.purge(slot);
     }
 
     /// Workers that may take a sequence of `model` now.
-    pub fn candidates(&self, model: &Model, hashes: &[u64], excluded: &Excluded) -> Vec<Candidate> {
-        let overlaps = self.index.overlaps(hashes);
-        let eligible = self.workers.iter().filter(|(slot, worker)| {
-            worker.connected
-                && !worker.suspected
-                && !worker.status.draining
-                && worker.serves(model)
-                && !excluded.contains(&(**slot, worker.description.epoch))
-        });
-        eligible
-            .map(|(slot, worker)| {
-                let overlap = overlaps.iter().find(|(holder, _)| holder == slot);
-                Candidate {
-                    worker: *slot,
-                    role: worker.description.role,
-                    cached_tokens: overlap.map_or(0, |(_, blocks)| blocks * model.block_size()),
-                    load: worker.load(),
-                }
-            })
-            .collect()
+    #[cfg(test)]
+    pub fn candidates(
+        &mut self,
+        model: &Model,
+        ask: &Ask<'_>,
+        excluded: &Excluded,
+    ) -> &[Candidate] {
+        let number = self.number_of(model);
+        self.view.candidates(number, ask, excluded)
     }
 
-    /// A number that differs from call to call, to share work among equals.
-    pub fn next_turn(&mut self) -> u64 {
-        self.turn = self.turn.wrapping_add(1);
-        self.turn
+    /// What the policy chooses of [`State::candidates`].
+    pub fn choose(&mut self, model: &Model, ask: &Ask<'_>, excluded: &Excluded) -> Option<Choice> {
+        let number = self.number_of(model);
+        let candidates = self.view.candidates(number, ask, excluded);
+        self.policy.place(ask, candidates)
     }
 
-    /// Books a plan made of this state's own candidates.
-    pub fn book(&mut self, plan: &Plan, ask: &Ask) -> (u64, WorkerRef, Option<WorkerRef>) {
-        let uncached = ask.prompt_tokens - plan.options[0].cached_tokens;
-        let blocks = (uncached.div_ceil(ask.block_size)) as u32;
-        let share = |slot: WorkerSlot, prefill_tokens: usize| Share {
-            worker: slot,
-            epoch: self.workers[&slot].description.epoch,
-            prefill_tokens: prefill_tokens as u64,
-            blocks,
-            reported: false,
-        };
-        let booked = match plan.prefill {
-            Some(prefill) => Booked {
-                decode: share(plan.decode, 0),
-                prefill: Some(share(prefill, uncached)),
-            },
-            None => Booked {
-                decode: share(plan.decode, uncached),
-                prefill: None,
-            },
-        };
-        for share in booked.shares() {
-            if let Some(worker) = self.workers.get_mut(&share.worker) {
-                worker.unreported.add(share);
-            }
+    /// Books a choice among the candidates that the last call gave.
+    pub fn book(&mut self, ask: &Ask<'_>, choice: Choice) -> Placed {
+        self.view.book(ask, choice)
+    }
+
+    pub fn policy(&self) -> PolicyName {
+        self.policy_name
+    }
+
+    /// The candidates that the last call gave.
+    pub fn weighed(&self) -> &[Candidate] {
+        self.view.weighed()
+    }
+
+    /// What it takes to call the worker in `slot`, which was a candidate.
+    pub fn reference(&self, slot: WorkerSlot) -> WorkerRef {
+        let worker = &self.workers[&slot];
+        WorkerRef {
+            slot,
+            epoch: worker.description.epoch,
+            id: worker.id.clone(),
+            client: worker.client.clone(),
         }
-        self.last_booking += 1;
-        self.bookings.insert(self.last_booking, booked);
-        let reference = |slot: WorkerSlot| {
-            let worker = &self.workers[&slot];
-            WorkerRef {
-                slot,
-                epoch: worker.description.epoch,
-                id: worker.description.worker_id.as_str().into(),
-                client: worker.client.clone(),
-            }
-        };
-        let prefill = plan.prefill.map(reference);
-        (self.last_booking, reference(plan.decode), prefill)
     }
 
     /// `slot` has accepted its part of a booking: its next status includes it.
     pub fn accepted(&mut self, booking: u64, slot: WorkerSlot) {
-        if let Some(worker) = self.workers.get_mut(&slot) {
-            worker.accepted.push(booking);
-        }
+        self.view.accepted(booking, slot);
     }
 
     pub fn release(&mut self, booking: u64) {
-        let Some(booked) = self.bookings.remove(&booking) else {
-            return;
-        };
-        for share in booked.shares().filter(|share| !share.reported) {
-            if let Some(worker) = self.workers.get_mut(&share.worker)
-                && worker.description.epoch == share.epoch
-            {
-                worker.unreported.remove(share);
-            }
+        self.view.release(booking);
+    }
+
+    /// Tells the view whether the worker takes work.
+    fn refresh(&mut self, slot: WorkerSlot) {
+        if let Some(worker) = self.workers.get(&slot) {
+            let available = worker.connected && !worker.suspected && !worker.draining;
+            self.view.set_available(slot, available);
         }
     }
-}
 
-impl Unreported {
-    fn add(&mut self, share: &Share) {
-        self.prefill_tokens += share.prefill_tokens;
-        self.sequences += 1;
-        self.blocks += share.blocks;
-    }
-
-    fn remove(&mut self, share: &Share) {
-        self.prefill_tokens -= share.prefill_tokens;
-        self.sequences -= 1;
-        self.blocks -= share.blocks;
+    /// The view's number of what serves `model`.
+    fn number_of(&mut self, model: &Model) -> u32 {
+        let known = self.numbers.iter().position(|(fingerprint, block_size)| {
+            fingerprint == model.fingerprint() && *block_size == model.block_size()
+        });
+        let number = known.unwrap_or_else(|| {
+            let identity = (model.fingerprint().to_owned(), model.block_size());
+            self.numbers.push(identity);
+            self.numbers.len() - 1
+        });
+        number as u32
     }
 }
 
 impl Worker {
     fn serves(&self, model: &Model) -> bool {
         is_same(&self.model, model)
-    }
-
-    fn load(&self) -> Load {
-        let (status, more) = (&self.status, &self.unreported);
-        Load {
-            queued_tokens: status.queued_prefill_tokens + more.prefill_tokens,
-            sequences: status.sequences + more.sequences,
-            free_blocks: status.free_blocks.saturating_sub(more.blocks),
-            prefill_tokens_per_second: status.prefill_tokens_per_second,
-            decode_step_ms: status.decode_step_ms,
-        }
-    }
-}
-
-impl Booked {
-    fn shares(&self) -> impl Iterator<Item = &Share> {
-        std::iter::once(&self.decode).chain(&self.prefill)
-    }
-
-    fn shares_mut(&mut self) -> impl Iterator<Item = &mut Share> {
-        std::iter::once(&mut self.decode).chain(&mut self.prefill)
     }
 }
 

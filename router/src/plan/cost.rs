@@ -1,6 +1,11 @@
-//! What an option costs, in milliseconds.
+//! What an option costs, in milliseconds, and the policy that takes the
+//! cheapest.
+//!
+//! The cost of a split option is a sum of what its prefill worker costs and what
+//! its decode worker costs, so that the best pair is the best of each: time is
+//! linear in the number of workers.
 
-use super::{Ask, Candidate, uncached};
+use super::{Ask, Candidate, Choice, Parts, Policy};
 
 /// Rates assumed of a worker that has not reported any yet.
 const UNKNOWN_PREFILL_TOKENS_PER_MS: f64 = 10.0;
@@ -9,6 +14,8 @@ const UNKNOWN_DECODE_STEP_MS: f64 = 10.0;
 const TRANSFER_MS_PER_TOKEN: f64 = 0.005;
 /// Two calls instead of one.
 const SPLIT_MS: f64 = 1.0;
+/// Options that cost the same but for this are equals.
+const SAME_MS: f64 = 1e-6;
 
 /// The parts of an option's cost, in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -25,6 +32,136 @@ pub struct Cost {
     pub memory: f64,
 }
 
+/// A way to place a sequence, and what it costs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PlanOption {
+    pub choice: Choice,
+    /// Prompt tokens that need not be computed.
+    pub cached_tokens: usize,
+    pub cost: Cost,
+}
+
+/// Takes the cheapest option; of equals any, so that equal workers share the
+/// load.
+#[derive(Debug, Default)]
+pub struct CostPolicy;
+
+impl Policy for CostPolicy {
+    fn place(&mut self, ask: &Ask<'_>, candidates: &[Candidate]) -> Option<Choice> {
+        let parts = Parts::of(ask, candidates);
+        let mut alone = Cheapest::new(ask.random);
+        let mut prefill = Cheapest::new(ask.random);
+        let mut decode = Cheapest::new(ask.random);
+        for (at, candidate) in candidates.iter().enumerate() {
+            if parts.prefills(candidate) {
+                prefill.offer(at, Cost::of_prefill(ask, candidate).total());
+            }
+            if !parts.decodes(candidate) {
+                continue;
+            }
+            if parts.computes_alone(ask, candidate) {
+                alone.offer(at, Cost::undivided(ask, candidate).total());
+            } else {
+                decode.offer(at, Cost::of_decode(ask, candidate).total());
+            }
+        }
+        match (prefill.least, decode.least) {
+            (Some((p, p_cost)), Some((d, d_cost))) if p_cost + d_cost < alone.cost() => {
+                Some(Choice {
+                    decode: d,
+                    prefill: Some(p),
+                })
+            }
+            _ => alone.least.map(|(at, _)| Choice::undivided(at)),
+        }
+    }
+}
+
+/// The least of what is offered; of equals each as likely.
+struct Cheapest {
+    least: Option<(usize, f64)>,
+    equals: u64,
+    random: u64,
+}
+
+impl Cheapest {
+    fn new(random: u64) -> Cheapest {
+        Cheapest {
+            least: None,
+            equals: 0,
+            random,
+        }
+    }
+
+    fn cost(&self) -> f64 {
+        self.least.map_or(f64::INFINITY, |(_, cost)| cost)
+    }
+
+    fn offer(&mut self, at: usize, cost: f64) {
+        let least = self.cost();
+        if cost < least - SAME_MS || self.least.is_none() {
+            self.least = Some((at, cost));
+            self.equals = 1;
+        } else if cost <= least + SAME_MS {
+            // Reservoir sampling over the equals.
+            self.equals += 1;
+            self.random = self
+                .random
+                .rotate_right(11)
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            if (self.random >> 32).is_multiple_of(self.equals) {
+                self.least = Some((at, least));
+            }
+        }
+    }
+}
+
+/// What `choice` costs.
+pub fn weigh(ask: &Ask<'_>, candidates: &[Candidate], choice: Choice) -> PlanOption {
+    let decode = &candidates[choice.decode];
+    let cost = match choice.prefill {
+        Some(prefill) => Cost::of_prefill(ask, &candidates[prefill]) + Cost::of_decode(ask, decode),
+        None => Cost::undivided(ask, decode),
+    };
+    PlanOption {
+        choice,
+        cached_tokens: ask.prompt_tokens - ask.uncached(&candidates[choice.computes()]),
+        cost,
+    }
+}
+
+/// The options there were besides `chosen`, which comes first; the others with
+/// the cheapest first. Of split options those that share a worker with the
+/// chosen one.
+pub fn options(ask: &Ask<'_>, candidates: &[Candidate], chosen: Choice) -> Vec<PlanOption> {
+    let parts = Parts::of(ask, candidates);
+    let with = |at: usize| {
+        let candidate = &candidates[at];
+        let alone = parts.decodes(candidate) && parts.computes_alone(ask, candidate);
+        let decodes = parts.decodes(candidate) && !alone;
+        let choices = [
+            alone.then(|| Choice::undivided(at)),
+            chosen.prefill.filter(|_| decodes).map(|prefill| Choice {
+                decode: at,
+                prefill: Some(prefill),
+            }),
+            (chosen.prefill.is_some() && parts.prefills(candidate)).then_some(Choice {
+                decode: chosen.decode,
+                prefill: Some(at),
+            }),
+        ];
+        choices.into_iter().flatten()
+    };
+    let mut others: Vec<PlanOption> = (0..candidates.len())
+        .flat_map(with)
+        .filter(|it| *it != chosen)
+        .map(|it| weigh(ask, candidates, it))
+        .collect();
+    others.sort_by(|a, b| a.cost.total().total_cmp(&b.cost.total()));
+    others.insert(0, weigh(ask, candidates, chosen));
+    others
+}
+
 impl Cost {
     pub fn total(&self) -> f64 {
         self.queue + self.prefill + self.transfer + self.decode + self.memory
@@ -32,8 +169,8 @@ impl Cost {
 
     /// One worker does all. Its running sequences wait while it computes the
     /// prompt, each of them as long as this one.
-    pub(super) fn undivided(ask: &Ask, worker: &Candidate) -> Cost {
-        let prefill = uncached(ask, worker) as f64 / prefill_rate(worker);
+    fn undivided(ask: &Ask<'_>, worker: &Candidate) -> Cost {
+        let prefill = ask.uncached(worker) as f64 / prefill_rate(worker);
         Cost {
             queue: queue(worker),
             prefill,
@@ -43,13 +180,35 @@ impl Cost {
         }
     }
 
-    pub(super) fn split(ask: &Ask, prefill: &Candidate, decode_on: &Candidate) -> Cost {
+    fn of_prefill(ask: &Ask<'_>, worker: &Candidate) -> Cost {
         Cost {
-            queue: queue(prefill),
-            prefill: uncached(ask, prefill) as f64 / prefill_rate(prefill),
-            transfer: SPLIT_MS + uncached(ask, decode_on) as f64 * TRANSFER_MS_PER_TOKEN,
-            decode: decode(decode_on),
-            memory: memory(ask, decode_on),
+            queue: queue(worker),
+            prefill: ask.uncached(worker) as f64 / prefill_rate(worker),
+            ..Cost::default()
+        }
+    }
+
+    /// Of decoding what another worker computes.
+    fn of_decode(ask: &Ask<'_>, worker: &Candidate) -> Cost {
+        Cost {
+            transfer: SPLIT_MS + ask.uncached(worker) as f64 * TRANSFER_MS_PER_TOKEN,
+            decode: decode(worker),
+            memory: memory(ask, worker),
+            ..Cost::default()
+        }
+    }
+}
+
+impl std::ops::Add for Cost {
+    type Output = Cost;
+
+    fn add(self, other: Cost) -> Cost {
+        Cost {
+            queue: self.queue + other.queue,
+            prefill: self.prefill + other.prefill,
+            transfer: self.transfer + other.transfer,
+            decode: self.decode + other.decode,
+            memory: self.memory + other.memory,
         }
     }
 }
@@ -64,8 +223,8 @@ fn decode(worker: &Candidate) -> f64 {
 }
 
 /// Blocks that are missing come free about one a step.
-fn memory(ask: &Ask, worker: &Candidate) -> f64 {
-    let needed = uncached(ask, worker).div_ceil(ask.block_size.max(1));
+fn memory(ask: &Ask<'_>, worker: &Candidate) -> f64 {
+    let needed = ask.uncached(worker).div_ceil(ask.block_size.max(1));
     let missing = needed.saturating_sub(worker.load.free_blocks as usize);
     missing as f64 * step_ms(worker)
 }

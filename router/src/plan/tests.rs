@@ -1,12 +1,17 @@
 use proptest::prelude::*;
 
+use super::cost::CostPolicy;
 use super::*;
 
-const ASK: Ask = Ask {
+const ASK: Ask<'static> = Ask {
     prompt_tokens: 160,
     max_tokens: 100,
     block_size: 16,
     may_split: true,
+    hashes: &[],
+    session: None,
+    now: Duration::ZERO,
+    random: 0,
 };
 
 fn candidate(worker: u32, role: Role) -> Candidate {
@@ -24,8 +29,10 @@ fn candidate(worker: u32, role: Role) -> Candidate {
 }
 
 /// Plans, and answers with the numbers of the prefill and decode worker.
-fn choice(ask: &Ask, candidates: &[Candidate]) -> Option<(Option<u32>, u32)> {
-    plan(ask, candidates, 0).map(|plan| (plan.prefill.map(|w| w.0), plan.decode.0))
+fn choice(ask: &Ask<'_>, candidates: &[Candidate]) -> Option<(Option<u32>, u32)> {
+    let choice = CostPolicy.place(ask, candidates)?;
+    let number = |at: usize| candidates[at].worker.0;
+    Some((choice.prefill.map(number), number(choice.decode)))
 }
 
 #[test]
@@ -92,13 +99,18 @@ fn avoids_a_worker_without_blocks() {
 }
 
 #[test]
-fn equals_take_turns() {
-    let workers = [candidate(0, Role::Both), candidate(1, Role::Both)];
-    let chosen: Vec<u32> = (0..4)
-        .filter_map(|salt| plan(&ASK, &workers, salt))
-        .map(|plan| plan.decode.0)
-        .collect();
-    assert_eq!(chosen, [0, 1, 0, 1]);
+fn equals_are_equally_likely() {
+    let workers = [0, 1, 2].map(|worker| candidate(worker, Role::Both));
+    let mut chosen = [0; 3];
+    for turn in 0..3000u64 {
+        let random = turn.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let (_, decode) = choice(&Ask { random, ..ASK }, &workers).expect("there are candidates");
+        chosen[decode as usize] += 1;
+    }
+    assert!(
+        chosen.iter().all(|it| (850..1150).contains(it)),
+        "{chosen:?}"
+    );
 }
 
 fn any_candidate(worker: u32) -> impl Strategy<Value = Candidate> {
@@ -130,24 +142,48 @@ fn any_candidates() -> impl Strategy<Value = Vec<Candidate>> {
 
 proptest! {
     #[test]
-    fn whoever_is_there_the_sequence_is_placed_on_them(
+    fn every_policy_places_sequences_on_eligible_workers(
+        candidates in any_candidates(),
+        hashes in prop::collection::vec(0..20u64, 0..25),
+        may_split: bool,
+        random: u64,
+    ) {
+        for name in PolicyName::all() {
+            let mut policy = name.make();
+            for turn in 0..3 {
+                let ask = Ask {
+                    prompt_tokens: hashes.len() * 16 + 1,
+                    may_split,
+                    random: random.wrapping_add(turn),
+                    hashes: &hashes,
+                    ..ASK
+                };
+                let choice = policy.place(&ask, &candidates).expect("there are candidates");
+                let role = |at: usize| candidates[at].role;
+                let decodable = candidates.iter().any(|c| c.role != Role::Prefill);
+                prop_assert_eq!(role(choice.decode) != Role::Prefill, decodable);
+                if let Some(prefill) = choice.prefill {
+                    prop_assert!(may_split);
+                    prop_assert_eq!(role(prefill), Role::Prefill);
+                    prop_assert_ne!(prefill, choice.decode);
+                }
+            }
+            prop_assert_eq!(policy.place(&ASK, &[]), None);
+        }
+    }
+
+    #[test]
+    fn the_default_takes_the_cheapest_option(
         candidates in any_candidates(),
         prompt_tokens in 1..400usize,
         may_split: bool,
-        salt: u64,
+        random: u64,
     ) {
-        let ask = Ask { prompt_tokens, may_split, ..ASK };
-        let plan = plan(&ask, &candidates, salt).expect("there are candidates");
-        let role = |slot| candidates.iter().find(|c| c.worker == slot).map(|c| c.role);
-        let decodable = candidates.iter().any(|c| c.role != Role::Prefill);
-        prop_assert_eq!(role(plan.decode) != Some(Role::Prefill), decodable);
-        if let Some(prefill) = plan.prefill {
-            prop_assert!(may_split);
-            prop_assert_eq!(role(prefill), Some(Role::Prefill));
-            prop_assert_ne!(prefill, plan.decode);
-        }
-        let least = plan.options.iter().map(|o| o.cost.total()).fold(f64::INFINITY, f64::min);
-        prop_assert!(plan.options[0].cost.total() <= least + 1e-6);
-        prop_assert!(plan.options.iter().all(|o| o.cost.total().is_finite()));
+        let ask = Ask { prompt_tokens, may_split, random, ..ASK };
+        let choice = CostPolicy.place(&ask, &candidates).expect("there are candidates");
+        let options = cost::options(&ask, &candidates, choice);
+        let least = options.iter().map(|it| it.cost.total()).fold(f64::INFINITY, f64::min);
+        prop_assert!(least.is_finite());
+        prop_assert!(options[0].cost.total() <= least + 1e-5);
     }
 }

@@ -1,12 +1,18 @@
 use super::*;
-use crate::plan::{self, Role};
+use std::time::Duration;
+
+use crate::plan::Role;
 use crate::tokenize::fixture;
 
-const ASK: Ask = Ask {
+const ASK: Ask<'static> = Ask {
     prompt_tokens: 100,
     max_tokens: 10,
     block_size: 16,
     may_split: true,
+    hashes: &[],
+    session: None,
+    now: Duration::ZERO,
+    random: 0,
 };
 
 fn model_named(name: &str, fingerprint: &str) -> Arc<Model> {
@@ -46,7 +52,7 @@ fn idle() -> WorkerStatus {
 
 /// Connected workers with these roles, in slots 0, 1, ...
 fn state_of(model: &Arc<Model>, roles: &[Role]) -> State {
-    let mut state = State::default();
+    let mut state = State::new(PolicyName::default());
     for (slot, role) in (0..).zip(roles) {
         state.join(joining(slot, 1, *role, model)).expect("joins");
         state.status(WorkerSlot(slot), idle());
@@ -54,18 +60,17 @@ fn state_of(model: &Arc<Model>, roles: &[Role]) -> State {
     state
 }
 
-fn loads(state: &State, model: &Model) -> Vec<(u32, u64, u32)> {
+fn loads(state: &mut State, model: &Model) -> Vec<(u32, u64, u32)> {
     state
-        .candidates(model, &[], &Excluded::new())
+        .candidates(model, &ASK, &Excluded::new())
         .iter()
         .map(|it| (it.worker.0, it.load.queued_tokens, it.load.sequences))
         .collect()
 }
 
 fn book(state: &mut State, model: &Model) -> u64 {
-    let candidates = state.candidates(model, &[], &Excluded::new());
-    let plan = plan::plan(&ASK, &candidates, 0).expect("somebody is there");
-    state.book(&plan, &ASK).0
+    let choice = state.choose(model, &ASK, &Excluded::new());
+    state.book(&ASK, choice.expect("somebody is there")).booking
 }
 
 #[tokio::test]
@@ -73,15 +78,15 @@ async fn a_booking_counts_until_the_worker_reports_it() {
     let model = model_named("m", "f");
     let mut state = state_of(&model, &[Role::Prefill, Role::Decode]);
     let booking = book(&mut state, &model);
-    assert_eq!(loads(&state, &model), [(0, 100, 1), (1, 0, 1)]);
+    assert_eq!(loads(&mut state, &model), [(0, 100, 1), (1, 0, 1)]);
     // A status that was on its way before the worker accepted changes nothing.
     state.status(WorkerSlot(0), idle());
-    assert_eq!(loads(&state, &model), [(0, 100, 1), (1, 0, 1)]);
+    assert_eq!(loads(&mut state, &model), [(0, 100, 1), (1, 0, 1)]);
     state.accepted(booking, WorkerSlot(0));
     state.status(WorkerSlot(0), idle());
-    assert_eq!(loads(&state, &model), [(0, 0, 0), (1, 0, 1)]);
+    assert_eq!(loads(&mut state, &model), [(0, 0, 0), (1, 0, 1)]);
     state.release(booking);
-    assert_eq!(loads(&state, &model), [(0, 0, 0), (1, 0, 0)]);
+    assert_eq!(loads(&mut state, &model), [(0, 0, 0), (1, 0, 0)]);
     assert_eq!(state.bookings(), 0);
 }
 
@@ -95,7 +100,7 @@ async fn a_booking_on_a_former_start_is_released_without_trace() {
         .expect("joins");
     state.status(WorkerSlot(0), idle());
     state.release(booking);
-    assert_eq!(loads(&state, &model), [(0, 0, 0)]);
+    assert_eq!(loads(&mut state, &model), [(0, 0, 0)]);
 }
 
 #[tokio::test]
@@ -107,23 +112,27 @@ async fn a_restart_leaves_no_blocks_and_a_reconnect_keeps_them() {
         hashes: vec![7, 8],
     };
     state.apply(WorkerSlot(0), &stored);
-    let cached = |state: &State| {
-        let candidates = state.candidates(&model, &[7, 8, 9], &Excluded::new());
+    let cached = |state: &mut State| {
+        let ask = Ask {
+            hashes: &[7, 8, 9],
+            ..ASK
+        };
+        let candidates = state.candidates(&model, &ask, &Excluded::new());
         candidates.first().map(|candidate| candidate.cached_tokens)
     };
-    assert_eq!(cached(&state), Some(32));
+    assert_eq!(cached(&mut state), Some(32));
     state.disconnected(WorkerSlot(0));
-    assert_eq!(cached(&state), None);
+    assert_eq!(cached(&mut state), None);
     state
         .join(joining(0, 1, Role::Both, &model))
         .expect("joins");
     state.status(WorkerSlot(0), idle());
-    assert_eq!(cached(&state), Some(32));
+    assert_eq!(cached(&mut state), Some(32));
     state
         .join(joining(0, 2, Role::Both, &model))
         .expect("joins");
     state.status(WorkerSlot(0), idle());
-    assert_eq!(cached(&state), Some(0));
+    assert_eq!(cached(&mut state), Some(0));
 }
 
 #[tokio::test]
@@ -138,23 +147,23 @@ async fn draining_suspected_and_excluded_workers_get_nothing() {
         },
     );
     state.suspect(WorkerSlot(1), 1);
-    assert_eq!(loads(&state, &model), [(2, 0, 0)]);
+    assert_eq!(loads(&mut state, &model), [(2, 0, 0)]);
     let excluded = vec![(WorkerSlot(2), 1)];
-    assert!(state.candidates(&model, &[], &excluded).is_empty());
+    assert!(state.candidates(&model, &ASK, &excluded).is_empty());
     state.trust(WorkerSlot(1));
-    assert_eq!(state.candidates(&model, &[], &excluded).len(), 1);
+    assert_eq!(state.candidates(&model, &ASK, &excluded).len(), 1);
     // A new connection is a sign of life too.
     state.suspect(WorkerSlot(1), 1);
     state
         .join(joining(1, 1, Role::Both, &model))
         .expect("joins");
-    assert_eq!(state.candidates(&model, &[], &excluded).len(), 1);
+    assert_eq!(state.candidates(&model, &ASK, &excluded).len(), 1);
     // The next start of an excluded worker is another worker.
     state
         .join(joining(2, 2, Role::Both, &model))
         .expect("joins");
     state.status(WorkerSlot(2), idle());
-    assert_eq!(state.candidates(&model, &[], &excluded).len(), 2);
+    assert_eq!(state.candidates(&model, &ASK, &excluded).len(), 2);
 }
 
 #[tokio::test]
@@ -174,7 +183,7 @@ async fn one_name_stands_for_one_model_at_a_time() {
 #[tokio::test]
 async fn one_name_stands_for_one_model_among_workers_that_join_together() {
     let (model, other) = (model_named("m", "f"), model_named("m", "g"));
-    let mut state = State::default();
+    let mut state = State::new(PolicyName::default());
     state
         .join(joining(0, 1, Role::Both, &model))
         .expect("joins");
@@ -182,7 +191,7 @@ async fn one_name_stands_for_one_model_among_workers_that_join_together() {
     state.status(WorkerSlot(0), idle());
     let known = state.model("m").expect("known");
     assert_eq!(known.fingerprint(), "f");
-    assert_eq!(loads(&state, &known), [(0, 0, 0)]);
+    assert_eq!(loads(&mut state, &known), [(0, 0, 0)]);
 }
 
 #[tokio::test]
@@ -197,7 +206,7 @@ async fn models_live_side_by_side() {
         .map(|model| model.name().to_owned())
         .collect();
     assert_eq!(names, ["a", "b"]);
-    assert_eq!(loads(&state, &b), [(1, 0, 0)]);
+    assert_eq!(loads(&mut state, &b), [(1, 0, 0)]);
     state.disconnected(WorkerSlot(1));
     assert_eq!(state.served_models().len(), 1);
     assert!(state.model("b").is_some());

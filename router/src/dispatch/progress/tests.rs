@@ -30,6 +30,8 @@ fn progress(change: impl FnOnce(&mut Sampling)) -> Progress {
         prompt: Arc::from(vec![10; 40]),
         sampling,
         cache_salt: "".into(),
+        session: None,
+        is_explained: false,
     })
 }
 

@@ -1,0 +1,309 @@
+//! What one router knows of the workers: role, reported load, blocks held, and
+//! what it has booked on them itself.
+//!
+//! Pure: it knows no connection, no model file and no clock, so that the
+//! simulator runs this very code. A booking counts on top of a worker's own
+//! report until a report that includes it has come.
+
+use kvcache_index::{KvEvent, PrefixIndex, WorkerSlot};
+use rustc_hash::FxHashMap;
+
+use crate::plan::{Ask, Candidate, Choice, Load, Policy, Role};
+
+/// A worker's start that is not to be tried again for a sequence.
+pub type Excluded = Vec<(WorkerSlot, u64)>;
+
+/// What a worker is, for as long as one start of it lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    pub epoch: u64,
+    pub role: Role,
+    /// Workers of equal number serve the same model.
+    pub model: u32,
+}
+
+/// What a worker reports of its load.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Report {
+    /// Sequences running or waiting.
+    pub sequences: u32,
+    /// Prompt tokens waiting to be computed.
+    pub queued_prefill_tokens: u64,
+    pub free_blocks: u32,
+    /// 0: unknown.
+    pub prefill_tokens_per_second: f32,
+    /// 0: unknown.
+    pub decode_step_ms: f32,
+}
+
+/// The workers as one router sees them.
+#[derive(Debug, Default)]
+pub struct View {
+    /// By slot.
+    workers: Vec<Option<Worker>>,
+    index: PrefixIndex,
+    bookings: FxHashMap<u64, Booked>,
+    last_booking: u64,
+    /// Kept from call to call for its memory.
+    candidates: Vec<Candidate>,
+}
+
+#[derive(Debug)]
+struct Worker {
+    member: Member,
+    /// Takes work.
+    available: bool,
+    report: Report,
+    unreported: Unreported,
+    /// Bookings it has accepted since its last report.
+    accepted: Vec<u64>,
+}
+
+/// Sum of the bookings' shares that a worker's report does not include yet.
+#[derive(Clone, Copy, Debug, Default)]
+struct Unreported {
+    prefill_tokens: u64,
+    sequences: u32,
+    blocks: u32,
+}
+
+#[derive(Debug)]
+struct Booked {
+    decode: Share,
+    prefill: Option<Share>,
+}
+
+/// What a booking adds to one worker's load, until the worker reports it.
+#[derive(Debug)]
+struct Share {
+    worker: WorkerSlot,
+    epoch: u64,
+    prefill_tokens: u64,
+    blocks: u32,
+    /// A report that includes it has arrived.
+    reported: bool,
+}
+
+/// A sequence placed and booked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    pub booking: u64,
+    pub decode: WorkerSlot,
+    pub prefill: Option<WorkerSlot>,
+    /// Prompt tokens that, as far as is known, need not be computed.
+    pub cached_tokens: usize,
+}
+
+impl View {
+    /// Adds a worker, or a new start of one, of which nothing is left then. It
+    /// takes work once [`View::set_available`] says so.
+    pub fn join(&mut self, slot: WorkerSlot, member: Member) {
+        self.index.remove_worker(slot);
+        let at = slot.0 as usize;
+        if self.workers.len() <= at {
+            self.workers.resize_with(at + 1, || None);
+        }
+        self.workers[at] = Some(Worker {
+            member,
+            available: false,
+            report: Report::default(),
+            unreported: Unreported::default(),
+            accepted: Vec::new(),
+        });
+    }
+
+    pub fn remove(&mut self, slot: WorkerSlot) {
+        self.index.remove_worker(slot);
+        if let Some(worker) = self.workers.get_mut(slot.0 as usize) {
+            *worker = None;
+        }
+    }
+
+    pub fn set_available(&mut self, slot: WorkerSlot, available: bool) {
+        if let Some(worker) = self.worker_mut(slot) {
+            worker.available = available;
+        }
+    }
+
+    /// The worker's own word on its load.
+    pub fn report(&mut self, slot: WorkerSlot, report: Report) {
+        let Some(worker) = self
+            .workers
+            .get_mut(slot.0 as usize)
+            .and_then(Option::as_mut)
+        else {
+            return;
+        };
+        worker.report = report;
+        for id in std::mem::take(&mut worker.accepted) {
+            let shares = self.bookings.get_mut(&id).into_iter();
+            for share in shares.flat_map(Booked::shares_mut) {
+                if share.worker == slot && !share.reported {
+                    share.reported = true;
+                    worker.unreported.remove(share);
+                }
+            }
+        }
+    }
+
+    pub fn apply(&mut self, slot: WorkerSlot, event: &KvEvent) {
+        self.index.apply(slot, event);
+    }
+
+    /// Forgets the worker's blocks.
+    pub fn purge(&mut self, slot: WorkerSlot) {
+        self.index.remove_worker(slot);
+    }
+
+    pub fn index(&self) -> &PrefixIndex {
+        &self.index
+    }
+
+    pub fn bookings(&self) -> usize {
+        self.bookings.len()
+    }
+
+    /// Workers of `model` that may take a sequence now.
+    pub fn candidates(&mut self, model: u32, ask: &Ask<'_>, excluded: &Excluded) -> &[Candidate] {
+        self.candidates.clear();
+        for (slot, worker) in (0..).map(WorkerSlot).zip(&self.workers) {
+            let Some(worker) = worker else { continue };
+            let is_excluded = || excluded.contains(&(slot, worker.member.epoch));
+            if worker.available && worker.member.model == model && !is_excluded() {
+                self.candidates.push(Candidate {
+                    worker: slot,
+                    role: worker.member.role,
+                    cached_tokens: 0,
+                    load: worker.load(),
+                });
+            }
+        }
+        for (holder, blocks) in self.index.overlaps(ask.hashes) {
+            let found = self
+                .candidates
+                .binary_search_by_key(&holder, |it| it.worker);
+            if let Ok(at) = found {
+                self.candidates[at].cached_tokens = blocks * ask.block_size;
+            }
+        }
+        &self.candidates
+    }
+
+    /// What the last call of [`View::candidates`] gave.
+    pub fn weighed(&self) -> &[Candidate] {
+        &self.candidates
+    }
+
+    /// Books `choice` of the candidates that the last call gave.
+    pub fn book(&mut self, ask: &Ask<'_>, choice: Choice) -> Placed {
+        let decode = self.candidates[choice.decode].worker;
+        let prefill = choice.prefill.map(|at| self.candidates[at].worker);
+        let uncached = ask.uncached(&self.candidates[choice.computes()]);
+        let blocks = uncached.div_ceil(ask.block_size.max(1)) as u32;
+        let mut share = |slot: WorkerSlot, prefill_tokens: usize| {
+            let mut share = Share {
+                worker: slot,
+                epoch: 0,
+                prefill_tokens: prefill_tokens as u64,
+                blocks,
+                reported: false,
+            };
+            if let Some(worker) = self.worker_mut(slot) {
+                share.epoch = worker.member.epoch;
+                worker.unreported.add(&share);
+            }
+            share
+        };
+        let booked = match prefill {
+            Some(prefill) => Booked {
+                decode: share(decode, 0),
+                prefill: Some(share(prefill, uncached)),
+            },
+            None => Booked {
+                decode: share(decode, uncached),
+                prefill: None,
+            },
+        };
+        self.last_booking += 1;
+        self.bookings.insert(self.last_booking, booked);
+        Placed {
+            booking: self.last_booking,
+            decode,
+            prefill,
+            cached_tokens: ask.prompt_tokens - uncached,
+        }
+    }
+
+    /// Chooses by `policy`, and books.
+    pub fn place(
+        &mut self,
+        policy: &mut dyn Policy,
+        model: u32,
+        ask: &Ask<'_>,
+        excluded: &Excluded,
+    ) -> Option<Placed> {
+        let choice = policy.place(ask, self.candidates(model, ask, excluded))?;
+        Some(self.book(ask, choice))
+    }
+
+    /// `slot` has accepted its part of a booking: its next report includes it.
+    pub fn accepted(&mut self, booking: u64, slot: WorkerSlot) {
+        if let Some(worker) = self.worker_mut(slot) {
+            worker.accepted.push(booking);
+        }
+    }
+
+    pub fn release(&mut self, booking: u64) {
+        let Some(booked) = self.bookings.remove(&booking) else {
+            return;
+        };
+        for share in booked.shares().filter(|share| !share.reported) {
+            if let Some(worker) = self.worker_mut(share.worker)
+                && worker.member.epoch == share.epoch
+            {
+                worker.unreported.remove(share);
+            }
+        }
+    }
+
+    fn worker_mut(&mut self, slot: WorkerSlot) -> Option<&mut Worker> {
+        self.workers.get_mut(slot.0 as usize)?.as_mut()
+    }
+}
+
+impl Unreported {
+    fn add(&mut self, share: &Share) {
+        self.prefill_tokens += share.prefill_tokens;
+        self.sequences += 1;
+        self.blocks += share.blocks;
+    }
+
+    fn remove(&mut self, share: &Share) {
+        self.prefill_tokens -= share.prefill_tokens;
+        self.sequences -= 1;
+        self.blocks -= share.blocks;
+    }
+}
+
+impl Worker {
+    fn load(&self) -> Load {
+        let (report, more) = (&self.report, &self.unreported);
+        Load {
+            queued_tokens: report.queued_prefill_tokens + more.prefill_tokens,
+            sequences: report.sequences + more.sequences,
+            free_blocks: report.free_blocks.saturating_sub(more.blocks),
+            prefill_tokens_per_second: report.prefill_tokens_per_second,
+            decode_step_ms: report.decode_step_ms,
+        }
+    }
+}
+
+impl Booked {
+    fn shares(&self) -> impl Iterator<Item = &Share> {
+        std::iter::once(&self.decode).chain(&self.prefill)
+    }
+
+    fn shares_mut(&mut self) -> impl Iterator<Item = &mut Share> {
+        std::iter::once(&mut self.decode).chain(&mut self.prefill)
+    }
+}
