@@ -8,7 +8,7 @@
 
 mod handle;
 mod live;
-mod rates;
+
 mod sequence_stream;
 mod stages;
 
@@ -16,7 +16,9 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use engine::{Engine, Export, Output, Request, Sampled, SequenceId, StepError, StepReport};
+use engine::{
+    Engine, Export, Output, Rates, Request, Sampled, SequenceId, StepError, StepReport, StepTime,
+};
 use proto::ErrorCode;
 use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
@@ -27,8 +29,7 @@ use crate::metrics::Metrics;
 use handle::{Abandoned, Command, ExportCommand};
 pub use handle::{EngineHandle, Exported};
 use live::Live;
-use rates::Rates;
-pub use rates::StepTime;
+
 pub use sequence_stream::{Event, SequenceStream};
 pub use stages::{Stage, StageTimes};
 

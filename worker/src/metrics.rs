@@ -5,10 +5,11 @@
 
 use std::time::Duration;
 
+use engine::StepTime;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use runtime::MetricsPage;
 
-use crate::engine_thread::{StageTimes, StepTime};
+use crate::engine_thread::StageTimes;
 use crate::event_feed::WorkerStatus;
 use crate::tickets::Pulled;
 

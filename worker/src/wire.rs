@@ -34,9 +34,12 @@ impl BlockIdentity {
         let wire = prompt
             .sampling
             .ok_or_else(|| Failure::invalid("prompt.sampling is missing"))?;
+        let scope = HashScope::new(&self.model_fingerprint, &prompt.cache_salt, self.block_size);
         Ok(Request {
             id,
-            scope: HashScope::new(&self.model_fingerprint, &prompt.cache_salt, self.block_size),
+            // Here, so that a long prompt does not hold up the engine's thread.
+            hashes: scope.full_blocks(&prompt.token_ids, self.block_size),
+            scope,
             tokens: prompt.token_ids,
             resumed_tokens: prompt.resumed_tokens as usize,
             sampling: sampling(wire)?,

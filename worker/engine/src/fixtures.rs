@@ -45,6 +45,7 @@ pub(crate) fn request(id: u64, tokens: Vec<u32>, max_tokens: usize) -> Request {
         resumed_tokens: 0,
         sampling: greedy(max_tokens),
         scope: HashScope::new("sim", "", BLOCK_SIZE),
+        hashes: Vec::new(),
         kv: KvSource::Compute,
         purpose: Purpose::Generate,
     }

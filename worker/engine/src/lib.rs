@@ -11,6 +11,7 @@ pub mod error;
 #[cfg(test)]
 mod fixtures;
 pub mod handover;
+mod rates;
 pub mod request;
 pub mod runner;
 pub mod sampling;
@@ -21,6 +22,7 @@ pub mod sim;
 pub use engine::{Engine, EngineStatus, StepReport};
 pub use error::{ImportError, Rejected, StepError};
 pub use handover::Export;
+pub use rates::{Rates, StepTime};
 pub use request::{
     Finish, KvSource, Output, Purpose, Request, Sampled, SamplingParams, SequenceId, TopLogprob,
 };

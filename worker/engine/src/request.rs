@@ -1,6 +1,6 @@
 //! What the engine is asked to do, and what it answers.
 
-use kvcache_index::HashScope;
+use kvcache_index::{BlockHash, HashScope};
 
 /// A sequence's number, given by the caller, unique in the engine's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -18,6 +18,9 @@ pub struct Request {
     pub sampling: SamplingParams,
     /// Blocks are shared with sequences of equal scope.
     pub scope: HashScope,
+    /// Identities in `scope` of the first full blocks of `tokens`, if the caller
+    /// has computed them; those that are missing are computed when needed.
+    pub hashes: Vec<BlockHash>,
     pub kv: KvSource,
     pub purpose: Purpose,
 }

@@ -78,7 +78,7 @@ impl Sequence {
             next_import: 0,
             started: false,
             scope: request.scope,
-            hashes: Vec::new(),
+            hashes: request.hashes,
             registered: 0,
             next_scored: 1,
         }

@@ -40,6 +40,9 @@ pub struct SimConfig {
 /// How much of a sequence's KV is compared with its tokens in each step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KvCheck {
+    /// No KV is kept: tokens follow from seed and index alone, and a block's
+    /// image is empty. For simulations of many workers.
+    Off,
     /// The last computed token: takes constant time.
     Last,
     /// Every token: time linear in context, for tests.
@@ -73,6 +76,13 @@ pub struct SimRunner {
 impl SimRunner {
     pub fn new(config: SimConfig) -> SimRunner {
         let block_size = config.block_size.max(1);
+        let (kept_blocks, block_bytes) = match config.check {
+            KvCheck::Off => (0, 0),
+            _ => (
+                config.total_blocks,
+                config.kv_block_bytes.max(image::len(block_size)),
+            ),
+        };
         let shape = RunnerShape {
             vocab_size: config.vocab_size.max(1),
             max_model_len: config.max_model_len,
@@ -84,14 +94,18 @@ impl SimRunner {
                 kv_heads: 1,
                 head_dim: 1,
                 dtype: "sim",
-                block_bytes: config.kv_block_bytes.max(image::len(block_size)),
+                block_bytes,
             },
         };
         SimRunner {
-            kv: KvStore::new(config.total_blocks, block_size),
+            kv: KvStore::new(kept_blocks, block_size),
             shape,
             config,
         }
+    }
+
+    fn keeps_kv(&self) -> bool {
+        self.config.check != KvCheck::Off
     }
 
     fn next_token(&self, chain: u64, index: usize, params: &SamplingParams) -> u32 {
@@ -134,6 +148,17 @@ impl SimRunner {
         }
     }
 
+    fn compute(&mut self, step: &Step<'_>) -> Result<(), RunError> {
+        for chunk in &step.chunks {
+            self.kv.check(chunk, self.config.check)?;
+        }
+        self.kv.begin_step();
+        for chunk in &step.chunks {
+            self.kv.compute(chunk)?;
+        }
+        Ok(())
+    }
+
     fn draw(&self, chunk: &Chunk<'_>) -> Result<Option<Sampled>, RunError> {
         if !chunk.sample {
             return Ok(None);
@@ -144,7 +169,10 @@ impl SimRunner {
                 "draws a token before its last one is computed",
             ));
         }
-        let chain = self.kv.before(chunk.blocks, chunk.end)?;
+        let chain = match self.keeps_kv() {
+            true => self.kv.before(chunk.blocks, chunk.end)?,
+            false => chunk.sampling.seed,
+        };
         let token = self.next_token(chain, chunk.end - chunk.prompt_len, chunk.sampling);
         Ok(Some(self.scored(token, chunk.sampling.logprobs)))
     }
@@ -171,11 +199,9 @@ impl Runner for SimRunner {
             if !bounded || chunk.blocks.len() * self.shape.block_size < chunk.end {
                 return Err(fault(chunk, "has no blocks or tokens for its chunk"));
             }
-            self.kv.check(chunk, self.config.check)?;
         }
-        self.kv.begin_step();
-        for chunk in &step.chunks {
-            self.kv.compute(chunk)?;
+        if self.keeps_kv() {
+            self.compute(step)?;
         }
         let sampled: Result<Vec<_>, _> = step.chunks.iter().map(|it| self.draw(it)).collect();
         Ok(StepResult {
@@ -186,11 +212,17 @@ impl Runner for SimRunner {
     }
 
     fn export_block(&self, block: BlockId, out: &mut Vec<u8>) -> Result<(), RunError> {
+        if !self.keeps_kv() {
+            return Ok(());
+        }
         image::write(self.kv.block(block)?, self.shape.kv.block_bytes, out);
         Ok(())
     }
 
     fn import_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<(), RunError> {
+        if !self.keeps_kv() {
+            return Ok(());
+        }
         image::read(bytes, self.kv.block_mut(block)?)
     }
 }

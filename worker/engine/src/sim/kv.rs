@@ -59,6 +59,7 @@ impl KvStore {
         let from = match check {
             KvCheck::Last => chunk.start.saturating_sub(1),
             KvCheck::Every => 0,
+            KvCheck::Off => return Ok(()),
         };
         let mut chain = self.before(chunk.blocks, from)?;
         for position in from..chunk.start {
