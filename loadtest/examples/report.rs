@@ -35,6 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         figures: &figures,
         records: &records,
         sweep: &sweep,
+        policies: &[],
     };
     fs::write(folder.join("report.html"), report::html(&report))?;
     fs::write(folder.join("report.txt"), report::table(&info, &figures))?;
@@ -44,6 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         figures,
         records: Some(records),
         sweep: Vec::new(),
+        policies: Vec::new(),
     };
     fs::write(folder.join("report.json"), document.to_json())?;
     Ok(())

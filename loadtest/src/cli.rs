@@ -7,6 +7,7 @@
 mod compare;
 mod run;
 mod selfcheck;
+mod simulate;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -27,6 +28,8 @@ enum What {
     Run(run::Args),
     /// Show two runs side by side, and fail if one is worse
     Compare(compare::Args),
+    /// Run a workload through a simulated cluster, in virtual time
+    Simulate(simulate::Args),
     /// Measure what this generator can do on this machine
     Selfcheck(selfcheck::Args),
 }
@@ -58,6 +61,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let done = match cli.what {
         What::Run(args) => run::run(args, flags.map(run::workload_given).unwrap_or_default()),
         What::Compare(args) => compare::run(args),
+        What::Simulate(args) => {
+            simulate::run(args, flags.map(run::workload_given).unwrap_or_default())
+        }
         What::Selfcheck(args) => selfcheck::run(args),
     };
     done.unwrap_or_else(|Mistakes(mistakes)| {

@@ -45,7 +45,8 @@ pub struct RunInfo {
     pub workload: String,
     /// In words, such as `Poisson, 20 requests/s`.
     pub arrival: String,
-    /// Seconds since the Unix epoch.
+    /// Seconds since the Unix epoch; 0 of a simulation, whose output does not
+    /// depend on when and where it ran.
     pub started: u64,
     pub duration: Duration,
     pub seed: u64,
@@ -176,6 +177,12 @@ pub enum Metric {
     Tpot,
     E2e,
     Queueing,
+}
+
+impl RunInfo {
+    pub fn is_simulated(&self) -> bool {
+        self.started == 0
+    }
 }
 
 impl Figures {

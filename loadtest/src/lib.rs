@@ -16,4 +16,5 @@ pub mod planned;
 pub mod record;
 pub mod report;
 pub mod selfcheck;
+pub mod simulate;
 pub mod workload;

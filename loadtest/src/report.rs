@@ -7,6 +7,7 @@ mod html;
 mod json;
 mod numbers;
 mod plot;
+mod policies;
 mod rows;
 mod table;
 #[cfg(test)]
@@ -15,8 +16,9 @@ mod tests;
 pub use csv::csv;
 pub use grid::{Grid, printable};
 pub use html::html;
-pub use json::{Document, DocumentError, SCHEMA, SweepPoint};
+pub use json::{Document, DocumentError, PolicyPoint, SCHEMA, SweepPoint};
 pub use numbers::{count, decimal, percent, utc};
+pub use policies::{cluster_table, policies_table};
 pub use table::{sweep_table, table};
 
 use crate::figures::{Figures, RunInfo};
@@ -31,4 +33,6 @@ pub struct Report<'a> {
     pub records: &'a [Record],
     /// Empty unless the run was a sweep.
     pub sweep: &'a [SweepPoint],
+    /// Empty unless it was simulated.
+    pub policies: &'a [PolicyPoint],
 }

@@ -76,6 +76,7 @@ pub struct Load {
     /// Sequences running or waiting.
     pub sequences: u32,
     pub free_blocks: u32,
+    pub total_blocks: u32,
     /// 0: unknown.
     pub prefill_tokens_per_second: f32,
     /// 0: unknown.
@@ -131,6 +132,11 @@ impl Parts {
             decoders,
             split: ask.may_split && decoders && prefillers,
         }
+    }
+
+    /// Whether prompts are computed on workers meant for that.
+    pub fn splits(&self) -> bool {
+        self.split
     }
 
     pub fn decodes(&self, candidate: &Candidate) -> bool {

@@ -307,6 +307,7 @@ impl Reports {
                 figures: &figures,
                 records: &result.records,
                 sweep: &[],
+                policies: &[],
             };
             std::fs::write(file, html(&report))?;
         }
@@ -316,6 +317,7 @@ impl Reports {
                 figures,
                 records: Some(result.records),
                 sweep: Vec::new(),
+                policies: Vec::new(),
             };
             std::fs::write(file, document.to_json())?;
         }

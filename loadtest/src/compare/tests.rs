@@ -19,6 +19,7 @@ fn document(records: Vec<Record>) -> Document {
         figures: Figures::of(&records, &"ttft=200ms".parse().unwrap()),
         records: Some(records),
         sweep: Vec::new(),
+        policies: Vec::new(),
     }
 }
 

@@ -17,6 +17,7 @@ pub fn html(report: &Report<'_>) -> String {
         figures,
         records,
         sweep,
+        policies,
     } = *report;
     let title = escaped(&format!("Load test of {}", info.target));
     let sections = [
@@ -24,6 +25,8 @@ pub fn html(report: &Report<'_>) -> String {
         cards(figures),
         tables::facts(info, figures),
         tables::latencies(figures),
+        tables::policies(policies),
+        plots::policies(policies),
         plots::sweep(sweep),
         plots::over_time(figures),
         plots::distributions(figures),
@@ -47,7 +50,10 @@ fn subtitle(info: &RunInfo) -> String {
         info.model.clone(),
         info.workload.clone(),
         info.arrival.clone(),
-        utc(info.started),
+        match info.is_simulated() {
+            true => String::new(),
+            false => utc(info.started),
+        },
     ];
     let parts: Vec<_> = parts.into_iter().filter(|it| !it.is_empty()).collect();
     parts.join(" · ")

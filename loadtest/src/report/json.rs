@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::rows::Row;
 use crate::figures::{Figures, RunInfo};
 use crate::record::Record;
+use crate::simulate::ClusterFigures;
 
 /// Of the files written and read. Raised when a reader of the one before would
 /// misread a file; new keys do not raise it.
@@ -18,6 +19,16 @@ pub struct Document {
     /// `None`: not kept, so that intervals cannot be computed. In microseconds.
     pub records: Option<Vec<Record>>,
     pub sweep: Vec<SweepPoint>,
+    /// Of a simulation: the policies side by side, the first of which `figures`
+    /// are of.
+    pub policies: Vec<PolicyPoint>,
+}
+
+/// A policy of a simulation and what it led to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PolicyPoint {
+    pub cluster: ClusterFigures,
+    pub figures: Figures,
 }
 
 /// A rate of a sweep and what was measured under it.
@@ -49,6 +60,8 @@ struct Written<'a> {
     figures: &'a Figures,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     sweep: &'a [SweepPoint],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    policies: &'a [PolicyPoint],
     #[serde(skip_serializing_if = "Option::is_none")]
     records: Option<Vec<Row>>,
 }
@@ -59,6 +72,8 @@ struct Read {
     figures: Figures,
     #[serde(default)]
     sweep: Vec<SweepPoint>,
+    #[serde(default)]
+    policies: Vec<PolicyPoint>,
     records: Option<Vec<Row>>,
 }
 
@@ -76,6 +91,7 @@ impl Document {
             info: &self.info,
             figures: &self.figures,
             sweep: &self.sweep,
+            policies: &self.policies,
             records: self.records.as_ref().map(rows),
         };
         serde_json::to_string(&written).expect("no map in it has keys other than strings")
@@ -94,6 +110,7 @@ impl Document {
             figures: read.figures,
             records: read.records.map(records).transpose()?,
             sweep: read.sweep,
+            policies: read.policies,
         })
     }
 }

@@ -110,20 +110,29 @@ pub(super) fn breakdowns(figures: &Figures) -> [(&'static str, &[Group]); 4] {
     ]
 }
 
+/// How long it was, and what it takes to repeat it.
+pub(super) fn run(info: &RunInfo) -> String {
+    let seconds = decimal(info.duration.as_secs_f64(), 1);
+    let (seed, version) = (info.seed, &info.version);
+    match info.is_simulated() {
+        true => format!("{seconds} s simulated, seed {seed}, kvasir {version}"),
+        false => format!(
+            "{seconds} s, seed {seed}, kvasir {version}, {} cores",
+            info.cores
+        ),
+    }
+}
+
 fn heading(info: &RunInfo) -> Vec<String> {
     let target = if info.model.is_empty() {
         info.target.clone()
     } else {
         format!("{}, model {}", info.target, info.model)
     };
-    let run = format!(
-        "{}, {} s, seed {}, kvasir {}, {} cores",
-        utc(info.started),
-        decimal(info.duration.as_secs_f64(), 1),
-        info.seed,
-        info.version,
-        info.cores
-    );
+    let run = match info.is_simulated() {
+        true => run(info),
+        false => format!("{}, {}", utc(info.started), run(info)),
+    };
     let facts = [
         ("target", target),
         ("workload", info.workload.clone()),

@@ -42,6 +42,7 @@ fn page(info: &RunInfo, records: &[Record], sweep: &[SweepPoint]) -> String {
         figures: &figures(records),
         records,
         sweep,
+        policies: &[],
     })
 }
 
@@ -132,6 +133,7 @@ fn json_has_stable_keys() {
         figures: figures(&four_records()),
         records: Some(four_records()),
         sweep: Vec::new(),
+        policies: Vec::new(),
     };
     let json: serde_json::Value = serde_json::from_str(&document.to_json()).unwrap();
     let table = [
@@ -168,6 +170,7 @@ fn json_is_read_as_it_was_written() {
         figures: figures(&records),
         records: Some(records),
         sweep: vec![point],
+        policies: Vec::new(),
     };
     let read = Document::from_json(&document.to_json()).unwrap();
     assert_eq!(read, document);
@@ -195,6 +198,7 @@ fn times_between_microseconds_keep_their_order() {
         figures: Figures::default(),
         records: Some(vec![record]),
         sweep: Vec::new(),
+        policies: Vec::new(),
     };
     let read = Document::from_json(&document.to_json()).unwrap();
     let read = &read.records.unwrap()[0];
@@ -212,6 +216,7 @@ fn wrong_files_are_refused_with_what_to_do() {
         figures: Figures::default(),
         records: Some(four_records()),
         sweep: Vec::new(),
+        policies: Vec::new(),
     };
     let json = document.to_json();
     let table = [

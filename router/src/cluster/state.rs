@@ -177,6 +177,7 @@ impl State {
                 sequences: status.sequences,
                 queued_prefill_tokens: status.queued_prefill_tokens,
                 free_blocks: status.free_blocks,
+                total_blocks: status.total_blocks,
                 prefill_tokens_per_second: status.prefill_tokens_per_second,
                 decode_step_ms: status.decode_step_ms,
             },

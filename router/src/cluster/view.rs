@@ -30,6 +30,7 @@ pub struct Report {
     /// Prompt tokens waiting to be computed.
     pub queued_prefill_tokens: u64,
     pub free_blocks: u32,
+    pub total_blocks: u32,
     /// 0: unknown.
     pub prefill_tokens_per_second: f32,
     /// 0: unknown.
@@ -292,6 +293,7 @@ impl Worker {
             queued_tokens: report.queued_prefill_tokens + more.prefill_tokens,
             sequences: report.sequences + more.sequences,
             free_blocks: report.free_blocks.saturating_sub(more.blocks),
+            total_blocks: report.total_blocks,
             prefill_tokens_per_second: report.prefill_tokens_per_second,
             decode_step_ms: report.decode_step_ms,
         }

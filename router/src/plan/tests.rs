@@ -130,6 +130,7 @@ fn any_candidate(worker: u32) -> impl Strategy<Value = Candidate> {
             queued_tokens: load.0,
             sequences: load.1,
             free_blocks: load.2,
+            total_blocks: 2000,
             prefill_tokens_per_second: load.3,
             decode_step_ms: load.4,
         },

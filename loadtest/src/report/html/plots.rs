@@ -2,9 +2,9 @@
 
 use crate::figures::{CDF_PERCENTS, Figures, Group, Interval, Quantiles, Series, Statistic};
 use crate::record::Record;
-use crate::report::SweepPoint;
 use crate::report::numbers::{count, decimal, percent};
 use crate::report::plot::{self, Axis, Bar, Line, LineChart, Marks, Shade, escaped};
+use crate::report::{PolicyPoint, SweepPoint};
 
 /// So many requests the timeline shows.
 const TIMELINE: usize = 40;
@@ -78,6 +78,53 @@ pub(super) fn sweep(points: &[SweepPoint]) -> String {
         figure(title, &chart.draw())
     };
     section("Rate against latency", figures.map(draw))
+}
+
+/// Distributions of simulated policies, one over the other; empty with fewer
+/// than two.
+pub(super) fn policies(points: &[PolicyPoint]) -> String {
+    if points.len() < 2 {
+        return String::new();
+    }
+    let lines = |of: fn(&Figures) -> &Vec<f64>| {
+        let line = |(look, it): (usize, &PolicyPoint)| Line {
+            name: it.cluster.policy.clone(),
+            color: look,
+            dash: look / 4,
+            points: of(&it.figures)
+                .iter()
+                .zip(CDF_PERCENTS)
+                .map(|(ms, percent)| (*ms, Some(percent)))
+                .collect(),
+        };
+        points.iter().enumerate().map(line).collect::<Vec<_>>()
+    };
+    let figures = [
+        ("Time to first token by policy", lines(|it| &it.cdfs.ttft)),
+        ("Inter-token latency by policy", lines(|it| &it.cdfs.itl)),
+    ];
+    let draw = |(title, lines): (&str, Vec<Line>)| {
+        let values = || {
+            lines
+                .iter()
+                .flat_map(|it| it.points.iter().map(|(ms, _)| *ms))
+        };
+        let lowest = values().filter(|it| *it > 0.0).fold(f64::MAX, f64::min);
+        let highest = values().fold(0.0, f64::max);
+        let chart = LineChart {
+            label: title,
+            x: Axis::log(lowest.min(highest), highest),
+            y: Axis::from_zero(100.0),
+            x_title: MILLISECONDS,
+            y_title: "% of requests or tokens",
+            lines,
+            shade: None,
+            marks: Marks::Hidden,
+        };
+        figure(title, &chart.draw())
+    };
+    let figures = figures.into_iter().filter(|it| has_points(&it.1));
+    section("Policies side by side", figures.map(draw))
 }
 
 pub(super) fn over_time(figures: &Figures) -> String {

@@ -1,17 +1,13 @@
 //! The page's tables.
 
 use crate::figures::{Figures, RunInfo, Statistic};
-use crate::report::numbers::{count, decimal};
+use crate::report::numbers::count;
 use crate::report::plot::escaped;
-use crate::report::table;
+use crate::report::{PolicyPoint, policies, table};
 
 /// The run and what its figures say besides latencies.
 pub(super) fn facts(info: &RunInfo, figures: &Figures) -> String {
-    let seconds = decimal(info.duration.as_secs_f64(), 1);
-    let run = format!(
-        "{seconds} s, seed {}, kvasir {}, {} cores",
-        info.seed, info.version, info.cores
-    );
+    let run = table::run(info);
     let mut facts = vec![("run", run)];
     facts.extend(table::facts(figures));
     facts.extend(info.notes.iter().map(|it| ("note", it.clone())));
@@ -23,6 +19,21 @@ pub(super) fn facts(info: &RunInfo, figures: &Figures) -> String {
     };
     let rows: String = facts.iter().map(fact).collect();
     format!("<section><table class=\"facts\">{rows}</table></section>")
+}
+
+/// Simulated policies side by side; empty without.
+pub(super) fn policies(points: &[PolicyPoint]) -> String {
+    if points.is_empty() {
+        return String::new();
+    }
+    let rows: Vec<_> = points.iter().map(policies::cells).collect();
+    let heading = policies::HEADING.map(str::to_owned);
+    let facts: Vec<_> = policies::facts(&points[0].cluster)
+        .into_iter()
+        .map(|(name, text)| vec![name.to_owned(), text])
+        .collect();
+    let titles = ["of the first policy".to_owned(), String::new()];
+    section("Policies", &heading, &rows) + &section("The simulated cluster", &titles, &facts)
 }
 
 pub(super) fn latencies(figures: &Figures) -> String {

@@ -1,0 +1,439 @@
+//! The simulated cluster: what happens at each event.
+
+mod faults;
+mod outputs;
+mod transfer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::SequenceId;
+use kvcache_index::HashScope;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use router::cluster::view::Member;
+use router::plan::Ask;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::active::Active;
+use super::bound::BoundTally;
+use super::queue::Queue;
+use super::router::{Notice, Router};
+use super::source::Source;
+use super::worker::{Address, Call, Part, State, Task, Worker};
+use super::{Fault, Scenario};
+use crate::planned::PlannedRequest;
+use crate::record::{Outcome, Record};
+
+/// Shortest time between two reports of a worker's load.
+const REPORT_INTERVAL: Duration = Duration::from_millis(10);
+/// Workers that may fail under one request before it fails.
+const MAX_ATTEMPTS: u32 = 8;
+
+pub(super) enum Event {
+    Arrival(Box<PlannedRequest>),
+    /// A call reaches a start of a worker.
+    Call {
+        worker: usize,
+        epoch: u64,
+        call: Call,
+    },
+    StepEnd {
+        worker: usize,
+        epoch: u64,
+    },
+    ReportDue {
+        worker: usize,
+        epoch: u64,
+    },
+    Notice {
+        router: usize,
+        worker: usize,
+        notice: Box<Notice>,
+    },
+    /// A router asks a worker for the events it has missed.
+    Subscribe {
+        router: usize,
+        worker: usize,
+    },
+    /// A router learns that a worker has its part of a request, or does not.
+    Accepted(Task),
+    Refused {
+        task: Task,
+        worker: usize,
+        epoch: u64,
+    },
+    /// The last token of a request came.
+    Done(Task),
+    Fault(Fault),
+}
+
+/// Where records go.
+pub(super) trait Sink {
+    fn record(&mut self, record: Record);
+}
+
+pub(super) struct World<'a> {
+    pub(super) now: Duration,
+    pub(super) queue: Queue<Event>,
+    pub(super) workers: Vec<Worker>,
+    pub(super) bound: BoundTally,
+    pub(super) counts: Counts,
+    scenario: &'a Scenario,
+    routers: Vec<Router>,
+    source: Source,
+    active: FxHashMap<u64, Active>,
+    scope: HashScope,
+    block_size: usize,
+    sequences: u64,
+    arrivals: u64,
+    /// Routers that wait for events of workers.
+    repairing: FxHashSet<(usize, usize)>,
+    /// Of what planners draw.
+    draws: StdRng,
+    /// Of what the network loses.
+    losses: StdRng,
+    sink: &'a mut dyn Sink,
+}
+
+/// What happened beside what records show.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) placed: u64,
+    pub(super) split: u64,
+    /// Placed again after a worker failed.
+    pub(super) replaced: u64,
+}
+
+impl<'a> World<'a> {
+    pub(super) fn new(
+        scenario: &'a Scenario,
+        source: Source,
+        routers: Vec<Router>,
+        sink: &'a mut dyn Sink,
+    ) -> World<'a> {
+        let block_size = scenario.block_size();
+        let total = scenario.workers.iter().map(|it| it.profile.kv_blocks);
+        World {
+            now: Duration::ZERO,
+            queue: Queue::new(),
+            workers: Vec::new(),
+            bound: BoundTally::new(total.sum(), block_size),
+            counts: Counts::default(),
+            scenario,
+            routers,
+            source,
+            active: FxHashMap::default(),
+            scope: HashScope::new("simulated", "", block_size),
+            block_size,
+            sequences: 0,
+            arrivals: 0,
+            repairing: FxHashSet::default(),
+            draws: StdRng::seed_from_u64(scenario.seed),
+            losses: StdRng::seed_from_u64(scenario.seed ^ 0x10_55),
+            sink,
+        }
+    }
+
+    /// Until nothing is left to happen.
+    pub(super) fn run(&mut self) {
+        for spec in &self.scenario.workers {
+            self.join(spec.clone(), Duration::ZERO);
+        }
+        for fault in &self.scenario.faults {
+            self.queue.plan(fault.at(), Event::Fault(fault.clone()));
+        }
+        for (at, request) in self.source.first() {
+            self.queue.plan(at, Event::Arrival(Box::new(request)));
+        }
+        while let Some((at, event)) = self.queue.next() {
+            self.now = at;
+            self.happen(event);
+        }
+        for number in self.unfinished() {
+            self.finish(number, Outcome::Unfinished);
+        }
+    }
+
+    pub(super) fn caveats(&self) -> Vec<String> {
+        self.source.caveats()
+    }
+
+    /// Sequences that no event will bring on, in order: of a cluster that has
+    /// lost all its workers.
+    fn unfinished(&self) -> Vec<u64> {
+        let mut numbers: Vec<u64> = self.active.keys().copied().collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Arrival(request) => self.arrive(*request),
+            Event::Call {
+                worker,
+                epoch,
+                call,
+            } => self.receive(worker, epoch, call),
+            Event::StepEnd { worker, epoch } if self.workers[worker].epoch == epoch => {
+                self.end_step(worker);
+            }
+            Event::ReportDue { worker, epoch } if self.workers[worker].epoch == epoch => {
+                self.workers[worker].report_planned = false;
+                self.publish(worker);
+            }
+            Event::StepEnd { .. } | Event::ReportDue { .. } => {}
+            Event::Notice {
+                router,
+                worker,
+                notice,
+            } => self.hear(router, worker, *notice),
+            Event::Subscribe { router, worker } => self.resend(router, worker),
+            Event::Accepted(task) => self.accepted(task),
+            Event::Refused {
+                task,
+                worker,
+                epoch,
+            } => self.refused(task, (worker, epoch)),
+            Event::Done(task) => self.done(task),
+            Event::Fault(fault) => self.fault(fault),
+        }
+    }
+
+    fn arrive(&mut self, request: PlannedRequest) {
+        let router = (self.arrivals % self.routers.len() as u64) as usize;
+        self.arrivals += 1;
+        let starts = request.turn.is_none_or(|it| it.number == 0);
+        let number = request.number;
+        let mut active = Active::new(request, self.now, router);
+        let tokens = active.prompt_tokens();
+        self.bound
+            .arrived(tokens, active.hash(&self.scope, self.block_size));
+        self.active.insert(number, active);
+        self.dispatch(number);
+        if starts
+            && !self.source.is_closed()
+            && let Some((at, next)) = self.source.next(self.now)
+        {
+            self.queue.plan(at, Event::Arrival(Box::new(next)));
+        }
+    }
+
+    /// Chooses workers for a request, and calls the first of them.
+    fn dispatch(&mut self, number: u64) {
+        let Some(active) = self.active.get_mut(&number) else {
+            return;
+        };
+        active.hash(&self.scope, self.block_size);
+        let ask = Ask {
+            prompt_tokens: active.tokens(),
+            max_tokens: active.remaining(),
+            block_size: self.block_size,
+            may_split: active.remaining() > 1,
+            hashes: &active.short_hashes,
+            session: active.turn.map(|it| it.conversation),
+            now: self.now,
+            random: self.draws.random(),
+        };
+        let placed = self.routers[active.router].place(&ask, &active.excluded);
+        active.placed = placed;
+        let Some(placed) = placed else {
+            return self.finish(number, Outcome::Status(503));
+        };
+        self.counts.placed += 1;
+        self.counts.split += u64::from(placed.prefill.is_some());
+        match placed.prefill {
+            Some(prefill) => self.call(number, Part::Prefill, prefill.0 as usize),
+            None => self.call(number, Part::Decode, placed.decode.0 as usize),
+        }
+    }
+
+    /// Calls `worker` for a part of a request.
+    fn call(&mut self, number: u64, part: Part, worker: usize) {
+        let Some(active) = self.active.get_mut(&number) else {
+            return;
+        };
+        self.sequences += 1;
+        let address = Address {
+            worker,
+            epoch: self.workers[worker].epoch,
+            id: SequenceId(self.sequences),
+        };
+        match part {
+            Part::Prefill => active.prefill = Some(address),
+            Part::Decode => active.decode = Some(address),
+        }
+        let call = Call::Add {
+            request: Box::new(active.request(address.id, part, &self.scope)),
+            task: active.task(part),
+        };
+        self.send(address, call);
+    }
+
+    fn send(&mut self, to: Address, call: Call) {
+        let arrives = self.now + self.scenario.network.delay;
+        let (worker, epoch) = (to.worker, to.epoch);
+        self.queue.plan(
+            arrives,
+            Event::Call {
+                worker,
+                epoch,
+                call,
+            },
+        );
+    }
+
+    fn receive(&mut self, at: usize, epoch: u64, call: Call) {
+        let worker = &mut self.workers[at];
+        if worker.epoch != epoch || worker.state == State::Down {
+            if let Call::Add { task, .. } = call {
+                self.refuse(task, (at, epoch));
+            }
+            return;
+        }
+        worker.post(call);
+        if !worker.is_busy() {
+            self.take_turn(at);
+        }
+    }
+
+    fn refuse(&mut self, task: Task, (worker, epoch): (usize, u64)) {
+        let heard = self.now + self.scenario.network.delay;
+        self.queue.plan(
+            heard,
+            Event::Refused {
+                task,
+                worker,
+                epoch,
+            },
+        );
+    }
+
+    /// Does what was asked since the last step, and begins the next.
+    fn take_turn(&mut self, at: usize) {
+        loop {
+            for call in self.workers[at].take_inbox() {
+                self.apply(at, call);
+            }
+            match self.workers[at].begin_step(self.now) {
+                Some(time) if time > Duration::ZERO => {
+                    let epoch = self.workers[at].epoch;
+                    let ends = self.now + time;
+                    return self.queue.plan(ends, Event::StepEnd { worker: at, epoch });
+                }
+                Some(_) => self.take_outputs(at),
+                None => return self.publish(at),
+            }
+        }
+    }
+
+    fn end_step(&mut self, at: usize) {
+        self.take_outputs(at);
+        self.send_blocks(at);
+        self.publish(at);
+        self.take_turn(at);
+    }
+
+    fn accepted(&mut self, task: Task) {
+        let Some(active) = self.current(task) else {
+            return;
+        };
+        let (router, placed) = (active.router, active.placed);
+        let Some(placed) = placed else { return };
+        let by = match task.part {
+            Part::Prefill => placed.prefill.unwrap_or(placed.decode),
+            Part::Decode => placed.decode,
+        };
+        let booking = placed.booking;
+        self.routers[router].hear(by.0 as usize, Notice::Accepted { booking });
+        if task.part == Part::Prefill {
+            self.call(task.request, Part::Decode, placed.decode.0 as usize);
+        }
+    }
+
+    /// A worker failed under a request: it goes on elsewhere.
+    fn refused(&mut self, task: Task, (worker, epoch): (usize, u64)) {
+        let Some(active) = self.current(task) else {
+            return;
+        };
+        let slot = kvcache_index::WorkerSlot(worker as u32);
+        active.excluded.push((slot, epoch));
+        active.attempt += 1;
+        let parts = [active.prefill.take(), active.decode.take()];
+        let (router, attempts) = (active.router, active.attempt);
+        let placed = active.placed.take();
+        for part in parts.into_iter().flatten() {
+            self.send(part, Call::Abort(part.id));
+        }
+        if let Some(placed) = placed {
+            self.routers[router].release(placed.booking);
+        }
+        self.counts.replaced += 1;
+        match attempts < MAX_ATTEMPTS {
+            true => self.dispatch(task.request),
+            false => self.finish(task.request, Outcome::ErrorEvent),
+        }
+    }
+
+    fn done(&mut self, task: Task) {
+        let Some(active) = self.current(task) else {
+            return;
+        };
+        let outcome = match active.remaining() {
+            0 => Outcome::Complete,
+            _ => Outcome::Truncated,
+        };
+        self.finish(task.request, outcome);
+    }
+
+    /// The request ends with `outcome`; what follows from it begins.
+    fn finish(&mut self, number: u64, outcome: Outcome) {
+        let Some(active) = self.active.remove(&number) else {
+            return;
+        };
+        if let Some(placed) = active.placed {
+            self.routers[active.router].release(placed.booking);
+        }
+        let (turn, answer) = match active.turn {
+            Some(turn) => (Some(turn), active.answer()),
+            None => (None, String::new()),
+        };
+        let is_answered = matches!(outcome, Outcome::Complete | Outcome::Truncated);
+        let warm_up = number < self.scenario.warm_up;
+        self.sink.record(active.record(self.now, outcome, warm_up));
+        let next = match turn {
+            Some(turn) if is_answered => self.source.next_turn(turn, &answer, self.now),
+            Some(turn) => {
+                self.source.abandon(turn.conversation);
+                None
+            }
+            None => None,
+        };
+        let next = match next {
+            None if self.source.is_closed() => self.source.next(self.now),
+            next => next,
+        };
+        if let Some((at, request)) = next {
+            self.queue.plan(at, Event::Arrival(Box::new(request)));
+        }
+    }
+
+    /// The request of `task`, unless that belongs to an earlier attempt.
+    fn current(&mut self, task: Task) -> Option<&mut Active> {
+        let active = self.active.get_mut(&task.request)?;
+        (active.attempt == task.attempt).then_some(active)
+    }
+}
+
+fn member(worker: &Worker) -> Member {
+    Member {
+        epoch: worker.epoch,
+        role: worker.role,
+        model: 0,
+    }
+}
+
+/// What workers are called.
+fn worker_id(number: usize) -> Arc<str> {
+    format!("worker-{number}").into()
+}
