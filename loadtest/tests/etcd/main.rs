@@ -28,6 +28,8 @@ use server::Etcd;
 const CONNECTED: &str = "kvasir_router_connected_workers";
 const BLOCKS: &str = "kvasir_router_index_blocks";
 const MEMBERS: &str = "kvasir_router_members";
+/// One for each link that was made: a worker's first events come as a snapshot.
+const SNAPSHOTS: &str = "kvasir_router_snapshots_total";
 const UP: &str = "kvasir_router_membership_up";
 
 /// Longest wait for a task to end.
@@ -130,8 +132,7 @@ fn etcd_dies_under_load_and_comes_back_empty_and_no_client_notices() {
     });
     assert_undisturbed(&third, &got);
     for router in &routers {
-        // No link was made anew: a worker's first events come as a snapshot.
-        assert_eq!(router.metric("kvasir_router_snapshots_total"), 3.0);
+        assert_eq!(router.metric(SNAPSHOTS), 3.0);
         assert_idle(router, &[&a, &b, &c]);
     }
 }
@@ -196,6 +197,7 @@ fn a_worker_that_etcd_forgot_serves_until_its_own_connection_ends() {
     probe.deregister();
     workers[0].kill();
     router.wait_for(BLOCKS, |n| n == 0.0);
+    assert_eq!(router.metric(SNAPSHOTS), 2.0);
 }
 
 #[test]
