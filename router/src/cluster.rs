@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use kvcache_index::HashScope;
+use kvcache_index::{HashScope, WorkerSlot};
 use proto::ErrorCode;
 use tokio::sync::{Notify, watch as watched};
 
@@ -91,6 +91,11 @@ impl Cluster {
     /// Connected workers, over all models.
     pub fn connected_workers(&self) -> usize {
         *self.connected.borrow()
+    }
+
+    /// Whether a worker's events flow.
+    fn is_connected(&self, slot: WorkerSlot) -> bool {
+        self.state().is_connected(slot)
     }
 
     /// The number of connected workers, as it changes.

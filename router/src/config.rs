@@ -1,7 +1,7 @@
 //! The router's configuration.
 
 use runtime::config::{ByteSize, Check};
-use runtime::membership::WorkerAddress;
+use runtime::membership::{WorkerAddress, etcd};
 
 use crate::openai::Limits;
 use crate::plan::policy::{self, PolicyName};
@@ -15,7 +15,7 @@ pub struct Config {
     /// Where clients connect: OpenAI HTTP and gRPC on one port
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "HOST:PORT")]
     pub listen: String,
-    /// A worker (grpc://HOST:PORT); once for each
+    /// A worker (grpc://HOST:PORT); once for each. Or let --etcd find them
     #[arg(long, value_name = "ADDRESS")]
     pub worker: Vec<WorkerAddress>,
     /// Largest request body; a token takes about 4 bytes of text
@@ -39,6 +39,8 @@ pub struct Config {
     pub admission: admission::Config,
     #[command(flatten)]
     pub link: cluster::Config,
+    #[command(flatten)]
+    pub etcd: etcd::FollowConfig,
 }
 
 /// What `--policy` may be.
@@ -68,9 +70,15 @@ impl Config {
 
 impl Check for Config {
     fn check(&self, mistakes: &mut Vec<String>) {
-        if self.worker.is_empty() {
-            mistakes.push("--worker is missing: name at least one, as grpc://HOST:PORT".to_owned());
+        let missing = "--worker is missing: name at least one, as grpc://HOST:PORT, or give --etcd";
+        match (self.worker.is_empty(), self.etcd.server.is_given()) {
+            (true, false) => mistakes.push(missing.to_owned()),
+            (false, true) => {
+                mistakes.push("--worker and --etcd: give one of them, not both".to_owned());
+            }
+            _ => {}
         }
+        self.etcd.check(mistakes);
         if self.admission.max_concurrent_requests == 0 {
             mistakes.push("--max-concurrent-requests must be at least 1".to_owned());
         }

@@ -32,6 +32,10 @@ pub struct Metrics {
     pub tokenize_duration: Histogram,
     pub plan_duration: Histogram,
     pub connected_workers: Gauge,
+    /// Workers as membership says, connected or not.
+    pub members: Gauge,
+    /// 1 while the source of membership answers.
+    pub membership_up: Gauge,
     pub index_blocks: Gauge,
     pub event_gaps: Counter,
     pub snapshots: Counter,
@@ -64,6 +68,8 @@ impl Metrics {
             tokenize_duration: histogram!("kvasir_router_tokenize_duration_seconds"),
             plan_duration: histogram!("kvasir_router_plan_duration_seconds"),
             connected_workers: gauge!("kvasir_router_connected_workers"),
+            members: gauge!("kvasir_router_members"),
+            membership_up: gauge!("kvasir_router_membership_up"),
             index_blocks: gauge!("kvasir_router_index_blocks"),
             event_gaps: counter!("kvasir_router_event_gaps_total"),
             snapshots: counter!("kvasir_router_snapshots_total"),
@@ -176,6 +182,14 @@ fn describe() {
     describe_gauge!(
         "kvasir_router_connected_workers",
         "Workers whose events flow"
+    );
+    describe_gauge!(
+        "kvasir_router_members",
+        "Workers of the cluster by list or etcd, connected or not"
+    );
+    describe_gauge!(
+        "kvasir_router_membership_up",
+        "Whether the source of the list of workers answers; if not, the last list serves"
     );
     describe_gauge!(
         "kvasir_router_index_blocks",

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use runtime::membership::StaticList;
+use runtime::membership::etcd::{self, EtcdError};
+use runtime::membership::{Membership, StaticList};
 use runtime::server::BindError;
 use runtime::{Lifecycle, MetricsPage, ServeOptions};
 
@@ -25,7 +26,8 @@ pub struct Running {
 }
 
 impl Running {
-    /// Until every configured worker is connected.
+    /// Until every configured worker is connected. Workers found by etcd are not
+    /// waited for: nobody knows how many there are.
     pub async fn ready(&self) {
         self.cluster.joined(self.workers).await;
     }
@@ -39,6 +41,8 @@ pub enum StartError {
     Threads(#[from] std::io::Error),
     #[error("gRPC reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
+    #[error(transparent)]
+    Etcd(#[from] EtcdError),
 }
 
 /// Starts a router as tasks of `lifecycle`.
@@ -49,11 +53,10 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<Running, Star
     page.keep_up(&lifecycle);
     let metrics = Arc::new(page.record(Metrics::new));
     let cluster = Cluster::new(config.policy, metrics.clone());
-    let members = StaticList::new(config.worker.iter().cloned());
-    let workers = members.members().len();
+    let (membership, workers) = membership(&config, &metrics)?;
     let watch = cluster::watch(
         cluster.clone(),
-        members,
+        membership,
         config.link.clone(),
         lifecycle.clone(),
     );
@@ -80,4 +83,20 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<Running, Star
         cluster,
         workers,
     })
+}
+
+/// Who says who the workers are, and how many to wait for.
+fn membership(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+) -> Result<(Box<dyn Membership>, usize), StartError> {
+    if config.etcd.server.is_given() {
+        let metrics = metrics.clone();
+        let on_source = move |answers: bool| metrics.membership_up.set(f64::from(answers));
+        return Ok((etcd::follow(config.etcd.clone(), on_source)?, 0));
+    }
+    let list = StaticList::new(config.worker.iter().cloned());
+    let workers = list.members().len();
+    metrics.membership_up.set(1.0);
+    Ok((Box::new(list), workers))
 }

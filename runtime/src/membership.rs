@@ -6,6 +6,8 @@
 //! membership's.
 
 mod address;
+pub mod etcd;
+mod view;
 
 use std::collections::BTreeSet;
 
@@ -13,6 +15,7 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
 pub use address::{AddressError, WorkerAddress};
+pub use view::{Listed, View};
 
 /// A worker, as its source knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +42,12 @@ pub trait Membership: Send + Sync {
     /// All present members as `Added`, then every change. The end of the stream
     /// means that no change will come, not that members left.
     fn changes(&self) -> BoxStream<'static, Change>;
+}
+
+impl Membership for Box<dyn Membership> {
+    fn changes(&self) -> BoxStream<'static, Change> {
+        self.as_ref().changes()
+    }
 }
 
 /// A fixed list, as given by `--worker`.

@@ -26,7 +26,9 @@ pub struct PassedOn {
 
 fn flags_of<C: Args>() -> Vec<Arg> {
     let command = C::augment_args(Command::new("part"));
-    let passed_on = |arg: &&Arg| arg.get_long().is_some_and(|flag| !OWN.contains(&flag));
+    // A cluster on one machine is a list: nobody has to be found.
+    let is_own = |flag: &str| OWN.contains(&flag) || flag.starts_with("etcd");
+    let passed_on = |arg: &&Arg| arg.get_long().is_some_and(|flag| !is_own(flag));
     command.get_arguments().filter(passed_on).cloned().collect()
 }
 

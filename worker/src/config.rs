@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, FromArgMatches};
 use runtime::config::{ByteSize, Check, HumanDuration};
+use runtime::membership::etcd;
 
 pub use sim::SimFlags;
 
@@ -23,8 +24,8 @@ pub struct Config {
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50051")]
     pub listen: String,
 
-    /// Address under which other workers reach this one to pull KV blocks;
-    /// needed if --listen names all addresses (0.0.0.0). Default: the address
+    /// Address under which other workers reach this one to pull KV blocks, and
+    /// routers that find it by etcd; needed if --listen names all addresses (0.0.0.0). Default: the address
     /// of --listen
     #[arg(long, value_name = "HOST:PORT")]
     pub advertise: Option<String>,
@@ -105,6 +106,9 @@ pub struct Config {
 
     #[command(flatten)]
     pub sim: SimFlags,
+
+    #[command(flatten)]
+    pub etcd: etcd::RegisterConfig,
 }
 
 /// Where a model comes from.
@@ -225,6 +229,7 @@ impl Check for Config {
             mistake(time.0 == Duration::ZERO, text);
         }
         self.sim.check(mistakes);
+        self.etcd.check(mistakes);
     }
 }
 

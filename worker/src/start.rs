@@ -1,5 +1,6 @@
 //! From configuration to a serving worker.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -7,6 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use engine::{Engine, EngineConfig};
 use proto::worker::WorkerDescription;
 use proto::worker::worker_server::{SERVICE_NAME, WorkerServer};
+use runtime::membership::AddressError;
+use runtime::membership::etcd::{self, EtcdError, Registration};
 use runtime::server::BindError;
 use runtime::{Lifecycle, MetricsPage, ServeOptions};
 use tokio::net::TcpListener;
@@ -52,6 +55,10 @@ pub enum StartError {
     Panicked(#[from] tokio::task::JoinError),
     #[error("gRPC reflection can't be set up: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
+    #[error("routers can't be told where this worker is: {0}; check --advertise")]
+    Address(#[from] AddressError),
+    #[error(transparent)]
+    Etcd(#[from] EtcdError),
 }
 
 /// Loads the model, then serves it until the lifecycle drains.
@@ -90,6 +97,10 @@ pub(crate) fn serve(
         feed: shared.feed.clone(),
     };
     lifecycle.spawn("health", health.watch(lifecycle.clone()));
+    if config.etcd.server.is_given() {
+        let registration = registration(&shared, config.role)?;
+        etcd::register(config.etcd, &registration, &lifecycle)?;
+    }
     let life = lifecycle.clone();
     lifecycle.spawn("server", async move {
         runtime::serve(listener, app, &life, ServeOptions::default()).await;
@@ -107,6 +118,24 @@ impl Running {
     pub async fn status_when(&self, wanted: impl FnMut(&WorkerStatus) -> bool) -> WorkerStatus {
         self.feed.status_when(wanted).await
     }
+}
+
+/// What routers learn from etcd.
+fn registration(shared: &Shared, role: Role) -> Result<Registration, AddressError> {
+    let role = match role {
+        Role::Prefill => "prefill",
+        Role::Decode => "decode",
+        Role::Both => "both",
+    };
+    Ok(Registration {
+        id: shared.description.worker_id.clone(),
+        address: shared.address.parse()?,
+        epoch: shared.description.epoch,
+        labels: BTreeMap::from([
+            ("model".to_owned(), shared.description.model.clone()),
+            ("role".to_owned(), role.to_owned()),
+        ]),
+    })
 }
 
 fn local_address(config: &Config, listener: &TcpListener) -> Result<SocketAddr, StartError> {

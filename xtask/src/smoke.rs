@@ -26,6 +26,7 @@ pub fn run() -> Result<()> {
     let python = tools::python_with_openai()?;
     cargo(&["build", "--release", "--bin", "kvasir"])?;
 
+    check_refuses_etcd()?;
     println!("-- one process");
     let cluster = Cluster::start(&[])?;
     check_with_curl(&cluster)?;
@@ -48,6 +49,20 @@ pub fn run() -> Result<()> {
     check_with_curl(&cluster)?;
     check_released(&cluster)?;
     cluster.end()
+}
+
+/// This build is a plain one: it has no etcd client, and says how to get it.
+fn check_refuses_etcd() -> Result<()> {
+    let binary = tools::target_dir().join("release/kvasir");
+    let asked = Command::new(binary)
+        .args(["router", "--etcd", "http://127.0.0.1:2379"])
+        .output()?;
+    let said = String::from_utf8_lossy(&asked.stderr);
+    ensure!(
+        asked.status.code() == Some(2) && said.contains("--features etcd"),
+        "asked for etcd, a build without it says: {said}"
+    );
+    Ok(())
 }
 
 fn check_with_curl(cluster: &Cluster) -> Result<()> {

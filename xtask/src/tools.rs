@@ -47,6 +47,25 @@ pub fn program(name: &str, package: &str) -> Result<()> {
     install(&[package]).with_context(|| format!("{name} is missing"))
 }
 
+/// What tests of membership by etcd need: `protoc` for the build of the client,
+/// and an etcd that they start on ports of their own.
+pub fn etcd() -> Result<()> {
+    protoc()?;
+    program("etcd", "etcd-server")
+}
+
+/// Debian has the standard `.proto` files in a package of their own.
+fn protoc() -> Result<()> {
+    let protoc = std::env::var_os("PROTOC").unwrap_or_else(|| "protoc".into());
+    let mut compile = Command::new(protoc);
+    compile.args(["-o", "/dev/null", "google/protobuf/descriptor.proto"]);
+    if answers(&mut compile) {
+        return Ok(());
+    }
+    install(&["protobuf-compiler", "libprotobuf-dev"])
+        .context("protoc, or its standard .proto files, are missing")
+}
+
 /// A Python with the `openai` client, in a virtual environment under `target`.
 pub fn python_with_openai() -> Result<PathBuf> {
     let environment = target_dir().join("xtask-python");

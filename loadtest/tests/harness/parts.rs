@@ -90,10 +90,17 @@ pub fn router(workers: &[&Part]) -> Part {
 
 /// Starts a router over these workers, whether they are there or not.
 pub fn router_over(workers: &[SocketAddr]) -> Part {
-    let mut flags = vec!["router".to_owned(), "--listen=127.0.0.1:0".to_owned()];
-    flags.extend(workers.iter().map(|w| format!("--worker=grpc://{w}")));
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    let config: ::router::Config = parse(&flags);
+    let flags: Vec<_> = workers
+        .iter()
+        .map(|worker| format!("--worker=grpc://{worker}"))
+        .collect();
+    router_with(&flags.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// Starts a router with these flags, on a port from the OS.
+pub fn router_with(flags: &[&str]) -> Part {
+    let all = [&["router", "--listen=127.0.0.1:0"], flags].concat();
+    let config: ::router::Config = parse(&all);
     let runtime = new_runtime();
     let address = runtime
         .block_on(::router::start(config, Lifecycle::new()))
@@ -113,7 +120,8 @@ pub fn new_runtime() -> Runtime {
         .expect("runtime")
 }
 
-fn parse<T: Args + FromArgMatches>(flags: &[&str]) -> T {
+/// A configuration of these flags, after the program's name.
+pub fn parse<T: Args + FromArgMatches>(flags: &[&str]) -> T {
     let matches = T::augment_args(Command::new("test")).get_matches_from(flags);
     T::from_arg_matches(&matches).expect("flags are complete")
 }

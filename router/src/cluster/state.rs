@@ -90,6 +90,10 @@ impl State {
         self.workers.values().filter(|w| w.connected).count()
     }
 
+    pub fn is_connected(&self, slot: WorkerSlot) -> bool {
+        self.workers.get(&slot).is_some_and(|w| w.connected)
+    }
+
     pub fn bookings(&self) -> usize {
         self.view.bookings()
     }
