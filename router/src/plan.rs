@@ -75,12 +75,17 @@ pub struct Load {
     pub queued_tokens: u64,
     /// Sequences running or waiting.
     pub sequences: u32,
+    /// Those of them that wait, or are on their way.
+    pub waiting: u32,
     pub free_blocks: u32,
     pub total_blocks: u32,
     /// 0: unknown.
     pub prefill_tokens_per_second: f32,
     /// 0: unknown.
     pub decode_step_ms: f32,
+    /// Queued tokens, cached ones counted in, that it gets through while it has
+    /// a queue; 0: unknown.
+    pub drain_tokens_per_second: f32,
 }
 
 /// Where a sequence runs: positions in the list of candidates.

@@ -230,6 +230,8 @@ impl EngineThread {
         let step = StepTime {
             prefill_tokens: report.prefill_tokens,
             decode_tokens: report.decode_tokens,
+            cached_tokens: report.cached_tokens,
+            left_waiting: report.left_waiting,
             time: self.wait_out(begun, report.simulated),
         };
         if report.sequences > 0 {
@@ -318,6 +320,7 @@ impl EngineThread {
             status.free_blocks = engine.free_blocks;
             status.cached_blocks = engine.cached_blocks;
             status.prefill_tokens_per_second = self.rates.prefill_tokens_per_second();
+            status.drain_tokens_per_second = self.rates.drain_tokens_per_second();
             status.decode_step_ms = self.rates.decode_step_ms();
         });
         self.publish.metrics.set_load(&self.publish.feed.status());

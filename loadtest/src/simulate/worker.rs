@@ -184,6 +184,8 @@ impl Worker {
             self.rates.record(StepTime {
                 prefill_tokens: report.prefill_tokens,
                 decode_tokens: report.decode_tokens,
+                cached_tokens: report.cached_tokens,
+                left_waiting: report.left_waiting,
                 time,
             });
         }
@@ -243,10 +245,12 @@ impl Worker {
         let status = self.engine.status();
         Report {
             sequences: (status.running + status.receiving + status.waiting) as u32,
+            waiting: status.waiting as u32,
             queued_prefill_tokens: status.queued_prefill_tokens as u64,
             free_blocks: status.free_blocks as u32,
             total_blocks: status.total_blocks as u32,
             prefill_tokens_per_second: self.rates.prefill_tokens_per_second(),
+            drain_tokens_per_second: self.rates.drain_tokens_per_second(),
             decode_step_ms: self.rates.decode_step_ms(),
         }
     }

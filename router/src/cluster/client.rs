@@ -49,6 +49,8 @@ pub struct WorkerStatus {
     pub total_blocks: u32,
     pub prefill_tokens_per_second: f32,
     pub decode_step_ms: f32,
+    pub drain_tokens_per_second: f32,
+    pub waiting: u32,
     pub draining: bool,
 }
 
@@ -329,6 +331,8 @@ fn notice(event: wire::WorkerEvent) -> Option<Notice> {
             total_blocks: status.total_blocks,
             prefill_tokens_per_second: status.prefill_tokens_per_second,
             decode_step_ms: status.decode_step_ms,
+            drain_tokens_per_second: status.drain_tokens_per_second,
+            waiting: status.waiting_sequences,
             draining: status.draining,
         })),
     }

@@ -27,6 +27,8 @@ pub struct Member {
 pub struct Report {
     /// Sequences running or waiting.
     pub sequences: u32,
+    /// Those of them that wait.
+    pub waiting: u32,
     /// Prompt tokens waiting to be computed.
     pub queued_prefill_tokens: u64,
     pub free_blocks: u32,
@@ -35,6 +37,8 @@ pub struct Report {
     pub prefill_tokens_per_second: f32,
     /// 0: unknown.
     pub decode_step_ms: f32,
+    /// 0: unknown.
+    pub drain_tokens_per_second: f32,
 }
 
 /// The workers as one router sees them.
@@ -296,6 +300,8 @@ impl Worker {
             total_blocks: report.total_blocks,
             prefill_tokens_per_second: report.prefill_tokens_per_second,
             decode_step_ms: report.decode_step_ms,
+            drain_tokens_per_second: report.drain_tokens_per_second,
+            waiting: report.waiting + more.sequences,
         }
     }
 }

@@ -7,13 +7,16 @@
 
 use super::{Ask, Candidate, Choice, Parts, Policy};
 
-/// Rates assumed of a worker that has not reported any yet.
+/// Rates assumed while no worker has reported any.
 const UNKNOWN_PREFILL_TOKENS_PER_MS: f64 = 10.0;
 const UNKNOWN_DECODE_STEP_MS: f64 = 10.0;
 /// KV between two workers of one cluster, per token.
 const TRANSFER_MS_PER_TOKEN: f64 = 0.005;
 /// Two calls instead of one.
 const SPLIT_MS: f64 = 1.0;
+/// A millisecond's pause of a running answer weighs so much of a millisecond's
+/// wait for a first token: of an answer's many tokens it delays one.
+const PAUSE: f64 = 0.1;
 /// Options that cost the same but for this are equals.
 const SAME_MS: f64 = 1e-6;
 
@@ -48,21 +51,21 @@ pub struct CostPolicy;
 
 impl Policy for CostPolicy {
     fn place(&mut self, ask: &Ask<'_>, candidates: &[Candidate]) -> Option<Choice> {
-        let parts = Parts::of(ask, candidates);
+        let costs = Costs::new(ask, candidates);
         let mut alone = Cheapest::new(ask.random);
         let mut prefill = Cheapest::new(ask.random);
         let mut decode = Cheapest::new(ask.random);
         for (at, candidate) in candidates.iter().enumerate() {
-            if parts.prefills(candidate) {
-                prefill.offer(at, Cost::of_prefill(ask, candidate).total());
+            if costs.parts.prefills(candidate) {
+                prefill.offer(at, costs.of_prefill(candidate).total());
             }
-            if !parts.decodes(candidate) {
+            if !costs.parts.decodes(candidate) {
                 continue;
             }
-            if parts.computes_alone(ask, candidate) {
-                alone.offer(at, Cost::undivided(ask, candidate).total());
+            if costs.parts.computes_alone(ask, candidate) {
+                alone.offer(at, costs.undivided(candidate).total());
             } else {
-                decode.offer(at, Cost::of_decode(ask, candidate).total());
+                decode.offer(at, costs.of_decode(candidate).total());
             }
         }
         match (prefill.least, decode.least) {
@@ -118,23 +121,15 @@ impl Cheapest {
 
 /// What `choice` costs.
 pub fn weigh(ask: &Ask<'_>, candidates: &[Candidate], choice: Choice) -> PlanOption {
-    let decode = &candidates[choice.decode];
-    let cost = match choice.prefill {
-        Some(prefill) => Cost::of_prefill(ask, &candidates[prefill]) + Cost::of_decode(ask, decode),
-        None => Cost::undivided(ask, decode),
-    };
-    PlanOption {
-        choice,
-        cached_tokens: ask.prompt_tokens - ask.uncached(&candidates[choice.computes()]),
-        cost,
-    }
+    Costs::new(ask, candidates).weigh(candidates, choice)
 }
 
 /// The options there were besides `chosen`, which comes first; the others with
 /// the cheapest first. Of split options those that share a worker with the
 /// chosen one.
 pub fn options(ask: &Ask<'_>, candidates: &[Candidate], chosen: Choice) -> Vec<PlanOption> {
-    let parts = Parts::of(ask, candidates);
+    let costs = Costs::new(ask, candidates);
+    let parts = costs.parts;
     let with = |at: usize| {
         let candidate = &candidates[at];
         let alone = parts.decodes(candidate) && parts.computes_alone(ask, candidate);
@@ -155,47 +150,129 @@ pub fn options(ask: &Ask<'_>, candidates: &[Candidate], chosen: Choice) -> Vec<P
     let mut others: Vec<PlanOption> = (0..candidates.len())
         .flat_map(with)
         .filter(|it| *it != chosen)
-        .map(|it| weigh(ask, candidates, it))
+        .map(|it| costs.weigh(candidates, it))
         .collect();
     others.sort_by(|a, b| a.cost.total().total_cmp(&b.cost.total()));
-    others.insert(0, weigh(ask, candidates, chosen));
+    others.insert(0, costs.weigh(candidates, chosen));
     others
 }
 
-impl Cost {
-    pub fn total(&self) -> f64 {
-        self.queue + self.prefill + self.transfer + self.decode + self.memory
-    }
+/// What it takes to weigh the options for one sequence.
+struct Costs<'a> {
+    ask: &'a Ask<'a>,
+    parts: Parts,
+    /// Means of the rates that are known, for workers whose are not: a new
+    /// worker is taken for one like the others.
+    prefill_tokens_per_ms: f64,
+    step_ms: f64,
+}
 
-    /// One worker does all. Its running sequences wait while it computes the
-    /// prompt, each of them as long as this one.
-    fn undivided(ask: &Ask<'_>, worker: &Candidate) -> Cost {
-        let prefill = ask.uncached(worker) as f64 / prefill_rate(worker);
-        Cost {
-            queue: queue(worker),
-            prefill,
-            transfer: 0.0,
-            decode: decode(worker) + prefill * f64::from(worker.load.sequences),
-            memory: memory(ask, worker),
+impl<'a> Costs<'a> {
+    fn new(ask: &'a Ask<'a>, candidates: &[Candidate]) -> Costs<'a> {
+        let rates = candidates
+            .iter()
+            .filter_map(|it| known(it.load.prefill_tokens_per_second));
+        let steps = candidates
+            .iter()
+            .filter_map(|it| known(it.load.decode_step_ms));
+        Costs {
+            ask,
+            parts: Parts::of(ask, candidates),
+            prefill_tokens_per_ms: mean(rates)
+                .map_or(UNKNOWN_PREFILL_TOKENS_PER_MS, |it| it / 1000.0),
+            step_ms: mean(steps).unwrap_or(UNKNOWN_DECODE_STEP_MS),
         }
     }
 
-    fn of_prefill(ask: &Ask<'_>, worker: &Candidate) -> Cost {
+    fn weigh(&self, candidates: &[Candidate], choice: Choice) -> PlanOption {
+        let decode = &candidates[choice.decode];
+        let cost = match choice.prefill {
+            Some(prefill) => self.of_prefill(&candidates[prefill]) + self.of_decode(decode),
+            None => self.undivided(decode),
+        };
+        let computes = &candidates[choice.computes()];
+        PlanOption {
+            choice,
+            cached_tokens: self.ask.prompt_tokens - self.ask.uncached(computes),
+            cost,
+        }
+    }
+
+    /// One worker does all. Its running sequences pause while it computes the
+    /// prompt.
+    fn undivided(&self, worker: &Candidate) -> Cost {
+        let prefill = self.prefill(worker);
+        let running = worker.load.sequences.saturating_sub(worker.load.waiting);
         Cost {
-            queue: queue(worker),
-            prefill: ask.uncached(worker) as f64 / prefill_rate(worker),
+            queue: self.queue(worker),
+            prefill,
+            transfer: 0.0,
+            decode: self.decode(worker) + PAUSE * prefill * f64::from(running),
+            memory: self.memory(worker),
+        }
+    }
+
+    fn of_prefill(&self, worker: &Candidate) -> Cost {
+        Cost {
+            queue: self.queue(worker),
+            prefill: self.prefill(worker),
             ..Cost::default()
         }
     }
 
     /// Of decoding what another worker computes.
-    fn of_decode(ask: &Ask<'_>, worker: &Candidate) -> Cost {
+    fn of_decode(&self, worker: &Candidate) -> Cost {
+        let missing = self.ask.uncached(worker) as f64;
         Cost {
-            transfer: SPLIT_MS + ask.uncached(worker) as f64 * TRANSFER_MS_PER_TOKEN,
-            decode: decode(worker),
-            memory: memory(ask, worker),
+            transfer: SPLIT_MS + missing * TRANSFER_MS_PER_TOKEN,
+            decode: self.decode(worker),
+            memory: self.memory(worker),
             ..Cost::default()
         }
+    }
+
+    fn prefill(&self, worker: &Candidate) -> f64 {
+        self.ask.uncached(worker) as f64 / self.prefill_rate(worker)
+    }
+
+    /// What waits there drains as it lately did, which is slower than prefill
+    /// where sequences wait for memory.
+    fn queue(&self, worker: &Candidate) -> f64 {
+        let rate = self.prefill_rate(worker);
+        let drain = known(worker.load.drain_tokens_per_second);
+        let drain = drain.map_or(rate, |it| rate.min(it / 1000.0));
+        worker.load.queued_tokens as f64 / drain
+    }
+
+    /// One step per sequence that shares the worker.
+    fn decode(&self, worker: &Candidate) -> f64 {
+        self.step_ms(worker) * f64::from(worker.load.sequences)
+    }
+
+    /// Blocks that are missing come free about one a step.
+    fn memory(&self, worker: &Candidate) -> f64 {
+        let needed = self
+            .ask
+            .uncached(worker)
+            .div_ceil(self.ask.block_size.max(1));
+        let missing = needed.saturating_sub(worker.load.free_blocks as usize);
+        missing as f64 * self.step_ms(worker)
+    }
+
+    /// Tokens per millisecond.
+    fn prefill_rate(&self, worker: &Candidate) -> f64 {
+        let rate = known(worker.load.prefill_tokens_per_second);
+        rate.map_or(self.prefill_tokens_per_ms, |it| it / 1000.0)
+    }
+
+    fn step_ms(&self, worker: &Candidate) -> f64 {
+        known(worker.load.decode_step_ms).unwrap_or(self.step_ms)
+    }
+}
+
+impl Cost {
+    pub fn total(&self) -> f64 {
+        self.queue + self.prefill + self.transfer + self.decode + self.memory
     }
 }
 
@@ -213,37 +290,12 @@ impl std::ops::Add for Cost {
     }
 }
 
-fn queue(worker: &Candidate) -> f64 {
-    worker.load.queued_tokens as f64 / prefill_rate(worker)
+/// A reported rate; `None` if there is none yet.
+fn known(rate: f32) -> Option<f64> {
+    (rate.is_finite() && rate > 0.0).then_some(f64::from(rate))
 }
 
-/// One step per sequence that shares the worker.
-fn decode(worker: &Candidate) -> f64 {
-    step_ms(worker) * f64::from(worker.load.sequences)
-}
-
-/// Blocks that are missing come free about one a step.
-fn memory(ask: &Ask<'_>, worker: &Candidate) -> f64 {
-    let needed = ask.uncached(worker).div_ceil(ask.block_size.max(1));
-    let missing = needed.saturating_sub(worker.load.free_blocks as usize);
-    missing as f64 * step_ms(worker)
-}
-
-/// Tokens per millisecond.
-fn prefill_rate(worker: &Candidate) -> f64 {
-    let rate = f64::from(worker.load.prefill_tokens_per_second) / 1000.0;
-    if rate > 0.0 && rate.is_finite() {
-        rate
-    } else {
-        UNKNOWN_PREFILL_TOKENS_PER_MS
-    }
-}
-
-fn step_ms(worker: &Candidate) -> f64 {
-    let step = f64::from(worker.load.decode_step_ms);
-    if step > 0.0 && step.is_finite() {
-        step
-    } else {
-        UNKNOWN_DECODE_STEP_MS
-    }
+fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let (sum, count) = values.fold((0.0, 0u32), |(sum, count), it| (sum + it, count + 1));
+    (count > 0).then(|| sum / f64::from(count))
 }

@@ -99,6 +99,28 @@ fn avoids_a_worker_without_blocks() {
 }
 
 #[test]
+fn a_new_worker_is_taken_for_one_like_the_others() {
+    let mut workers = [0, 1].map(|worker| candidate(worker, Role::Both));
+    workers[1].load.prefill_tokens_per_second = 0.0;
+    workers[1].load.decode_step_ms = 0.0;
+    workers[0].load.queued_tokens = 1;
+    assert_eq!(choice(&ASK, &workers), Some((None, 1)));
+    workers[0].load.queued_tokens = 0;
+    workers[1].load.queued_tokens = 1;
+    assert_eq!(choice(&ASK, &workers), Some((None, 0)));
+}
+
+#[test]
+fn a_queue_that_waits_for_memory_counts_as_long_as_it_takes() {
+    let mut workers = [0, 1].map(|worker| candidate(worker, Role::Both));
+    workers[0].load.queued_tokens = 100;
+    workers[1].load.queued_tokens = 200;
+    assert_eq!(choice(&ASK, &workers), Some((None, 0)));
+    workers[0].load.drain_tokens_per_second = 300.0;
+    assert_eq!(choice(&ASK, &workers), Some((None, 1)));
+}
+
+#[test]
 fn equals_are_equally_likely() {
     let workers = [0, 1, 2].map(|worker| candidate(worker, Role::Both));
     let mut chosen = [0; 3];
@@ -133,6 +155,8 @@ fn any_candidate(worker: u32) -> impl Strategy<Value = Candidate> {
             total_blocks: 2000,
             prefill_tokens_per_second: load.3,
             decode_step_ms: load.4,
+            drain_tokens_per_second: load.3 / 2.0,
+            waiting: load.1 / 2,
         },
     })
 }

@@ -41,6 +41,10 @@ pub struct StepReport {
     pub sequences: usize,
     /// Sequences that had to yield their blocks to others.
     pub preempted: usize,
+    /// Tokens of sequences let in that were cached.
+    pub cached_tokens: usize,
+    /// Sequences that were not let in.
+    pub left_waiting: usize,
     /// How long the first in the queue has waited.
     pub longest_wait: Duration,
 }
@@ -207,6 +211,8 @@ impl Engine {
             decode_tokens: plan.decode_tokens,
             sequences: plan.chunks.len(),
             preempted: plan.preempted,
+            cached_tokens: plan.cached_tokens,
+            left_waiting: plan.left_waiting,
             longest_wait: plan.longest_wait,
         })
     }

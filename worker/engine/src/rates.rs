@@ -1,7 +1,8 @@
 //! How fast the engine is, from its recent steps.
 //!
 //! Medians over a window: one step that was held up, or was small, does not
-//! move them.
+//! move them. How fast the queue drains is a mean over time, as it is made of
+//! fast steps and of long waits for memory.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,8 +15,18 @@ const WINDOW: usize = 33;
 pub struct StepTime {
     pub prefill_tokens: usize,
     pub decode_tokens: usize,
+    /// Of sequences let in: tokens that were cached.
+    pub cached_tokens: usize,
+    /// Sequences that were not let in.
+    pub left_waiting: usize,
     pub time: Duration,
 }
+
+/// Time after which a step counts for 1/e in the rate of the queue.
+const DRAIN_MEMORY_SECONDS: f64 = 5.0;
+/// Until so much time has been seen, the rate of the queue is mostly that of
+/// prefill.
+const DRAIN_PRIOR_SECONDS: f64 = 0.2;
 
 /// Recent steps.
 #[derive(Debug, Default)]
@@ -24,11 +35,20 @@ pub struct Rates {
     prefill: VecDeque<(usize, f64)>,
     /// Steps without prefill, in seconds.
     decode: VecDeque<f64>,
+    /// Steps that left sequences waiting: tokens that left the queue, and
+    /// seconds; older ones count less.
+    drained: (f64, f64),
 }
 
 impl Rates {
     pub fn record(&mut self, step: StepTime) {
         let seconds = step.time.as_secs_f64();
+        if step.left_waiting > 0 {
+            let keeps = (-seconds / DRAIN_MEMORY_SECONDS).exp();
+            let tokens = (step.prefill_tokens + step.cached_tokens) as f64;
+            self.drained.0 = self.drained.0 * keeps + tokens;
+            self.drained.1 = self.drained.1 * keeps + seconds;
+        }
         if step.prefill_tokens == 0 {
             if step.decode_tokens > 0 {
                 push(&mut self.decode, seconds);
@@ -71,6 +91,15 @@ impl Rates {
         0.0
     }
 
+    /// Prompt tokens that leave the queue per second while there is one,
+    /// whether they are computed or cached, and pauses without memory counted
+    /// in; 0 while unknown.
+    pub fn drain_tokens_per_second(&self) -> f32 {
+        let (tokens, seconds) = self.drained;
+        let prior = f64::from(self.prefill_tokens_per_second()) * DRAIN_PRIOR_SECONDS;
+        ((tokens + prior) / (seconds + DRAIN_PRIOR_SECONDS)) as f32
+    }
+
     /// 0 while unknown.
     pub fn decode_step_ms(&self) -> f32 {
         self.decode_step().map_or(0.0, |seconds| seconds * 1e3) as f32
@@ -100,6 +129,8 @@ mod tests {
             rates.record(StepTime {
                 prefill_tokens,
                 decode_tokens,
+                cached_tokens: 0,
+                left_waiting: 0,
                 time: Duration::from_millis(ms),
             });
         }
@@ -137,6 +168,24 @@ mod tests {
     fn decodes_in_a_prefill_step_are_taken_off() {
         let rates = rates(&[(0, 3, 4), (100, 3, 14)]);
         assert_eq!(rates.prefill_tokens_per_second(), 10_000.0);
+    }
+
+    #[test]
+    fn a_queue_that_waits_for_memory_drains_slower_than_prefill() {
+        let mut rates = rates(&[(1000, 0, 100)]);
+        assert_eq!(rates.drain_tokens_per_second(), 10_000.0);
+        for step in 0..1000 {
+            let waits = step % 10 != 0;
+            rates.record(StepTime {
+                prefill_tokens: if waits { 0 } else { 1000 },
+                decode_tokens: 5,
+                cached_tokens: if waits { 0 } else { 500 },
+                left_waiting: 3,
+                time: Duration::from_millis(100),
+            });
+        }
+        let rate = rates.drain_tokens_per_second();
+        assert!((1350.0..2500.0).contains(&rate), "{rate}");
     }
 
     #[test]

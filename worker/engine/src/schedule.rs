@@ -56,6 +56,10 @@ pub(crate) struct Plan {
     pub(crate) prefill_tokens: usize,
     pub(crate) decode_tokens: usize,
     pub(crate) preempted: usize,
+    /// Of sequences let in: what they need not compute.
+    pub(crate) cached_tokens: usize,
+    /// Sequences that were not let in.
+    pub(crate) left_waiting: usize,
     /// How long the first in the queue has waited.
     pub(crate) longest_wait: Duration,
     /// Tokens that still fit.
@@ -166,6 +170,7 @@ impl Scheduler {
         self.schedule_prefills(&running, &mut plan);
         self.admit(&mut plan);
         plan.longest_wait = self.longest_wait(now);
+        plan.left_waiting = self.count(State::Waiting);
         plan
     }
 
@@ -294,6 +299,9 @@ impl Scheduler {
         let Some(sequence) = self.sequences.get_mut(&id) else {
             return;
         };
+        if kv == KvSource::Compute {
+            plan.cached_tokens += sequence.computed;
+        }
         if !std::mem::replace(&mut sequence.started, true) {
             plan.outputs.push(Output::Started {
                 id,
