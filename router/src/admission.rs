@@ -1,121 +1,255 @@
 //! The one place where a request is let in or turned away.
 //!
-//! A bounded number of requests run at once; a bounded number wait for a
-//! bounded time; the rest are told at once when to come back. A [`Permit`]
-//! lives as long as the reply.
+//! [`queue`] decides, purely; this module wakes who may run, keeps the time, and
+//! counts. A [`Permit`] lives as long as the reply and gives its turn back by
+//! drop, with what the request really cost; a waiter that hangs up leaves the
+//! queue the same way.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+pub mod queue;
+
+mod config;
+mod estimate;
+mod refusal;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use metrics::Gauge;
 use proto::ErrorCode;
-use runtime::config::HumanDuration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+
+pub use config::{Config, TenantWeight};
+use estimate::MeanCompletion;
+pub use estimate::Usage;
+use queue::{Arrival, Ask, Band, Position, Queue, Shed, Turn, WaiterId};
 
 use crate::error::ApiError;
 use crate::metrics::Metrics;
-
-#[derive(Clone, Debug, clap::Args)]
-#[group(skip)]
-pub struct Config {
-    /// Requests served at once; more than the workers' --max-sequences
-    /// together only moves the queue from here to them
-    #[arg(long, default_value_t = 1024, value_name = "N")]
-    pub max_concurrent_requests: usize,
-    /// Requests that may wait for their turn; more are answered 429 at once
-    #[arg(long, default_value_t = 1024, value_name = "N")]
-    pub max_queued_requests: usize,
-    /// Longest wait for a turn; then 429
-    #[arg(long, default_value = "30s", value_name = "DURATION")]
-    pub max_queue_wait: HumanDuration,
-}
+use crate::objectives::Objectives;
+use crate::tokenize::Request;
 
 /// Lets requests in.
 #[derive(Debug)]
-pub struct Admission {
-    turns: Arc<Semaphore>,
-    waiting: AtomicUsize,
-    max_waiting: usize,
-    max_wait: Duration,
-    metrics: Arc<Metrics>,
-}
+pub struct Admission(Arc<Gate>);
 
 /// A request's place in the router, given back by drop.
 #[derive(Debug)]
 pub struct Permit {
-    _turn: OwnedSemaphorePermit,
+    /// Taken by drop.
+    turn: Option<Turn>,
+    usage: Usage,
+    gate: Arc<Gate>,
     _counted: Counted,
 }
 
+#[derive(Debug)]
+struct Gate {
+    state: Mutex<State>,
+    start: Instant,
+    /// The end of a lease came nearer: waiters are to look again.
+    lease_moved: Notify,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug)]
+struct State {
+    queue: Queue<Seat>,
+    mean_completion: MeanCompletion,
+}
+
+/// Where a waiter gets its answer.
+type Seat = oneshot::Sender<Answer>;
+type Answer = Result<Permit, Shed>;
+
 impl Admission {
     pub fn new(config: &Config, metrics: Arc<Metrics>) -> Admission {
-        Admission {
-            turns: Arc::new(Semaphore::new(config.max_concurrent_requests)),
-            waiting: AtomicUsize::new(0),
-            max_waiting: config.max_queued_requests,
-            max_wait: config.max_queue_wait.0,
+        metrics
+            .admission_limit
+            .set(config.max_concurrent_requests as f64);
+        Admission(Arc::new(Gate {
+            state: Mutex::new(State {
+                queue: Queue::new(config.limits()),
+                mean_completion: MeanCompletion::default(),
+            }),
+            start: Instant::now(),
+            lease_moved: Notify::new(),
             metrics,
+        }))
+    }
+
+    /// Waits for a turn, as long as objectives and limits allow.
+    pub async fn admit(
+        &self,
+        request: &Request,
+        objectives: &Objectives,
+    ) -> Result<Permit, ApiError> {
+        let gate = &self.0;
+        let (seat, answer) = oneshot::channel();
+        let arrival = gate.change(|state, now| {
+            let tokens = state.mean_completion.cost(request);
+            state
+                .queue
+                .arrive(gate.ask(objectives, tokens, now), seat, now)
+        });
+        match arrival {
+            Arrival::Admitted { turn, .. } => Ok(Permit::new(gate.clone(), turn)),
+            Arrival::Shed { shed, .. } => Err(gate.refuse(shed)),
+            Arrival::Queued { id, until } => gate.wait(id, until, answer).await,
         }
     }
 
-    /// Waits for a turn, in order of arrival.
-    pub async fn admit(&self) -> Result<Permit, ApiError> {
-        let turn = match self.turns.clone().try_acquire_owned() {
-            Ok(turn) => turn,
-            Err(_) => self.wait().await?,
+    /// At most `limit` requests run for the next `valid_for`, as workers
+    /// reported; never more than the configured limit, which holds again if no
+    /// newer report comes.
+    pub fn set_capacity(&self, limit: usize, valid_for: Duration) {
+        let moved = self.0.change(|state, now| {
+            let before = state.queue.lease_end();
+            state.queue.set_capacity(limit, now + valid_for, now);
+            let after = state.queue.lease_end();
+            after.is_some_and(|after| before.is_none_or(|before| after < before))
+        });
+        if moved {
+            self.0.lease_moved.notify_waiters();
+        }
+    }
+
+    /// Everybody who waits, in the order of service: for a look at a live
+    /// router, not for every request.
+    pub fn positions(&self) -> Vec<Position> {
+        let now = self.0.now();
+        self.0.lock().queue.positions(now)
+    }
+}
+
+impl Gate {
+    fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ask(&self, objectives: &Objectives, tokens: u64, now: Duration) -> Ask {
+        let deadline = objectives.deadline;
+        let deadline = deadline.map(|at| at.saturating_duration_since(self.start));
+        // What may be shed is not worth serving late.
+        let sheddable = Band::of(objectives.priority) == Band::Low;
+        let first_token = objectives.time_to_first_token.filter(|_| sheddable);
+        let first_token = first_token.map(|within| now.saturating_add(within));
+        Ask {
+            tenant: objectives.tenant.clone(),
+            priority: objectives.priority,
+            tokens,
+            deadline: deadline.into_iter().chain(first_token).min(),
+        }
+    }
+
+    /// Changes the queue, and gives everybody their answer for whom that
+    /// brought one.
+    fn change<R>(self: &Arc<Gate>, change: impl FnOnce(&mut State, Duration) -> R) -> R {
+        let mut answers: Vec<(Seat, Result<Turn, Shed>)> = Vec::new();
+        let result = {
+            let mut state = self.lock();
+            // Read under the lock: the queue's time never goes back.
+            let now = self.now();
+            let result = change(&mut state, now);
+            let queue = &mut state.queue;
+            answers.extend(
+                queue
+                    .expire(now)
+                    .into_iter()
+                    .map(|(seat, shed)| (seat, Err(shed))),
+            );
+            while let Some((seat, turn)) = queue.next(now) {
+                answers.push((seat, Ok(turn)));
+            }
+            self.metrics.show_queue(queue, now);
+            result
         };
-        Ok(Permit {
-            _turn: turn,
-            _counted: Counted::up(&self.metrics.permits),
-        })
+        // Not under the lock: a permit that nobody takes comes back here.
+        for (seat, answer) in answers {
+            let answer = answer.map(|turn| Permit::new(self.clone(), turn));
+            // Who left meanwhile drops its answer, and a permit with it.
+            let _ = seat.send(answer);
+        }
+        result
     }
 
-    async fn wait(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        let place = Place::take(&self.waiting, self.max_waiting)
-            .ok_or_else(|| self.overloaded("the queue is full"))?;
-        let _waiting = Counted::up(&self.metrics.queued_requests);
-        let turn = tokio::time::timeout(self.max_wait, self.turns.clone().acquire_owned()).await;
-        drop(place);
-        match turn {
-            Ok(Ok(turn)) => Ok(turn),
-            Ok(Err(_closed)) => Err(ApiError::new(
-                ErrorCode::ShuttingDown,
-                "the router is shutting down",
-            )),
-            Err(_elapsed) => Err(self.overloaded("no turn came within the longest wait")),
+    async fn wait(
+        self: &Arc<Gate>,
+        id: WaiterId,
+        until: Duration,
+        mut answer: oneshot::Receiver<Answer>,
+    ) -> Result<Permit, ApiError> {
+        let _waiting = Waiting { gate: self, id };
+        loop {
+            let lease_moved = self.lease_moved.notified();
+            let lease_end = self.lock().queue.lease_end().unwrap_or(until);
+            let wake = self.start + until.min(lease_end);
+            tokio::select! {
+                biased;
+                answer = &mut answer => return match answer {
+                    Ok(Ok(permit)) => Ok(permit),
+                    Ok(Err(shed)) => Err(self.refuse(shed)),
+                    Err(_closed) => Err(ApiError::new(
+                        ErrorCode::ShuttingDown,
+                        "the router is shutting down",
+                    )),
+                },
+                () = tokio::time::sleep_until(wake) => self.change(|_, _| ()),
+                () = lease_moved => {}
+            }
         }
     }
 
-    fn overloaded(&self, why: &str) -> ApiError {
-        self.metrics.shed_requests.increment(1);
-        ApiError {
-            retry_after: Some(self.max_wait.as_secs().clamp(1, 10)),
-            ..ApiError::new(
-                ErrorCode::Overloaded,
-                format!("the cluster is overloaded: {why}; try again later"),
-            )
-        }
+    fn refuse(&self, shed: Shed) -> ApiError {
+        self.metrics.shed(shed.reason).increment(1);
+        ApiError::from(shed)
     }
 }
 
-/// A place in the queue.
-struct Place<'a>(&'a AtomicUsize);
-
-impl<'a> Place<'a> {
-    fn take(waiting: &'a AtomicUsize, most: usize) -> Option<Place<'a>> {
-        waiting
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
-                (n < most).then_some(n + 1)
-            })
-            .ok()
-            .map(|_| Place(waiting))
-    }
+/// A waiter; by drop it leaves the queue, if it is still there.
+struct Waiting<'a> {
+    gate: &'a Arc<Gate>,
+    id: WaiterId,
 }
 
-impl Drop for Place<'_> {
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.gate
+            .change(|state, now| state.queue.cancel(self.id, now));
+    }
+}
+
+impl Permit {
+    fn new(gate: Arc<Gate>, turn: Turn) -> Permit {
+        gate.metrics.admitted(turn.band).increment(1);
+        gate.metrics.admission_wait(turn.band).record(turn.waited);
+        Permit {
+            turn: Some(turn),
+            usage: Usage::default(),
+            _counted: Counted::up(&gate.metrics.permits),
+            gate,
+        }
+    }
+
+    /// Where to count what the request comes to.
+    pub fn usage(&self) -> &Usage {
+        &self.usage
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let spent = self.usage.spent();
+        if let Some(turn) = self.turn.take() {
+            self.gate.change(|state, now| {
+                state.mean_completion.learn(&spent);
+                state.queue.release(turn, spent.cost(), now);
+            });
+        }
     }
 }
 
@@ -142,62 +276,4 @@ impl std::fmt::Debug for Counted {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn admission(running: usize, queued: usize) -> Arc<Admission> {
-        let config = Config {
-            max_concurrent_requests: running,
-            max_queued_requests: queued,
-            max_queue_wait: HumanDuration(Duration::from_secs(5)),
-        };
-        Arc::new(Admission::new(&config, Arc::new(Metrics::unrecorded())))
-    }
-
-    #[tokio::test]
-    async fn a_dropped_permit_lets_the_next_in() {
-        let admission = admission(1, 1);
-        let first = admission.admit().await.expect("free");
-        let second = admission.admit();
-        tokio::pin!(second);
-        assert!(futures::poll!(&mut second).is_pending());
-        drop(first);
-        assert!(second.await.is_ok());
-    }
-
-    #[tokio::test]
-    async fn sheds_when_the_queue_is_full() {
-        let admission = admission(1, 1);
-        let _first = admission.admit().await.expect("free");
-        let second = admission.admit();
-        tokio::pin!(second);
-        assert!(futures::poll!(&mut second).is_pending());
-        let third = admission.admit().await.expect_err("full");
-        assert_eq!(third.code, ErrorCode::Overloaded);
-        assert!(third.retry_after.is_some());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn nobody_waits_longer_than_the_limit() {
-        let admission = admission(1, 1);
-        let _first = admission.admit().await.expect("free");
-        let started = tokio::time::Instant::now();
-        let second = admission.admit().await.expect_err("no turn");
-        assert_eq!(second.code, ErrorCode::Overloaded);
-        assert_eq!(started.elapsed(), Duration::from_secs(5));
-    }
-
-    #[tokio::test]
-    async fn a_waiter_that_leaves_gives_its_place_back() {
-        let admission = admission(1, 1);
-        let _first = admission.admit().await.expect("free");
-        {
-            let second = admission.admit();
-            tokio::pin!(second);
-            assert!(futures::poll!(&mut second).is_pending());
-        }
-        let third = admission.admit();
-        tokio::pin!(third);
-        assert!(futures::poll!(&mut third).is_pending());
-    }
-}
+mod tests;

@@ -10,7 +10,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use crate::cluster::Explanation;
 use crate::dispatch::Planned;
 use crate::http::RequestId;
-use crate::sequence::Sequence;
+use crate::objectives::Objectives;
+use crate::sequence::Origin;
 
 /// Set by a client to `1`, answered with the plan as JSON.
 static EXPLAIN: HeaderName = HeaderName::from_static("x-kvasir-explain");
@@ -59,11 +60,13 @@ impl Caller {
         }
     }
 
-    /// Marks the sequences of its request with what their plans need to know.
-    pub fn mark(&self, sequences: &mut [Sequence]) {
-        for sequence in sequences {
-            sequence.session = self.session;
-            sequence.is_explained = self.wants_explanation;
+    /// What the sequences of its request have in common.
+    pub fn origin(&self, objectives: Arc<Objectives>) -> Origin {
+        Origin {
+            request_id: self.request_id.clone(),
+            objectives,
+            session: self.session,
+            is_explained: self.wants_explanation,
         }
     }
 

@@ -5,7 +5,7 @@ use runtime::membership::{WorkerAddress, etcd};
 
 use crate::openai::Limits;
 use crate::plan::policy::{self, PolicyName};
-use crate::{admission, cluster, tokenize};
+use crate::{admission, cluster, objectives, tokenize};
 
 // No flag may be called `port`, `host` or `service-*`: Kubernetes sets
 // KVASIR_ROUTER_PORT and the like in every pod beside a service of that name.
@@ -37,6 +37,8 @@ pub struct Config {
     pub policy: PolicyName,
     #[command(flatten)]
     pub admission: admission::Config,
+    #[command(flatten)]
+    pub objectives: objectives::Config,
     #[command(flatten)]
     pub link: cluster::Config,
     #[command(flatten)]
@@ -79,9 +81,8 @@ impl Check for Config {
             _ => {}
         }
         self.etcd.check(mistakes);
-        if self.admission.max_concurrent_requests == 0 {
-            mistakes.push("--max-concurrent-requests must be at least 1".to_owned());
-        }
+        self.admission.check(mistakes);
+        self.objectives.check(mistakes);
         if self.tokenize_threads == Some(0) {
             mistakes.push("--tokenize-threads must be at least 1".to_owned());
         }

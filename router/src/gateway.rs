@@ -8,24 +8,27 @@ use std::sync::Arc;
 
 use axum::extract::Request;
 use axum::response::Response;
+use tokio::time::Instant;
 use tracing::{Instrument, info_span};
 
 use crate::admission::{Admission, Permit};
 use crate::caller::Caller;
 use crate::cluster::Cluster;
-use crate::dispatch;
+use crate::dispatch::{self, Planned};
 use crate::error::ApiError;
-use crate::grpc::{Generate, Generation};
+use crate::grpc::{Call, Generate, Generation};
 use crate::http::reply;
 use crate::metrics::Metrics;
+use crate::objectives::{self, Hints, Objectives};
 use crate::openai::{ChatRequest, CompletionRequest, Limits};
-use crate::sequence::{Events, Sequence};
+use crate::sequence::{Events, Origin, Sequence};
 use crate::tokenize::{self, Model, Tokenize};
 
 /// What every request needs.
 #[derive(Debug)]
 pub struct Gateway {
     pub limits: Limits,
+    pub objectives: objectives::Config,
     pub admission: Admission,
     pub tokenize: Tokenize,
     pub cluster: Arc<Cluster>,
@@ -57,15 +60,12 @@ pub async fn complete<C: Completion>(
     request: Request,
 ) -> Result<Response, ApiError> {
     let mut caller = Caller::of(&request);
+    let headers = Hints::from_headers(request.headers())?;
     let asked = C::read(request, &gateway.limits).await?;
-    let permit = gateway.admit().await?;
-    let mut sequences = gateway
-        .tokenize(asked.generate(), &caller.request_id)
-        .await?;
-    caller.mark(&mut sequences);
-    let planned = dispatch::plan(&gateway.cluster, &sequences)?;
-    caller.placed(&planned);
-    let runs = dispatch::run(&gateway.cluster, &gateway.metrics, planned, permit);
+    let generate = asked.generate();
+    let origin = caller.origin(gateway.objectives(headers, generate));
+    let generation = gateway.run(generate, &origin, |planned| caller.placed(planned));
+    let Generation { sequences, runs } = generation.await?;
     let response = asked.reply(&sequences, runs).await?;
     Ok(caller.told(response))
 }
@@ -75,13 +75,11 @@ impl Generate for Gateway {
     async fn generate(
         &self,
         request: tokenize::Request,
-        request_id: Arc<str>,
+        call: Call,
     ) -> Result<Generation, ApiError> {
-        let permit = self.admit().await?;
-        let sequences = self.tokenize(&request, &request_id).await?;
-        let planned = dispatch::plan(&self.cluster, &sequences)?;
-        let runs = dispatch::run(&self.cluster, &self.metrics, planned, permit);
-        Ok(Generation { sequences, runs })
+        let objectives = self.objectives(call.metadata, &request);
+        let origin = Origin::plain(call.request_id, objectives);
+        self.run(&request, &origin, |_| ()).await
     }
 
     fn served_models(&self) -> Vec<Arc<Model>> {
@@ -90,20 +88,50 @@ impl Generate for Gateway {
 }
 
 impl Gateway {
-    async fn admit(&self) -> Result<Permit, ApiError> {
-        self.admission.admit().instrument(info_span!("admit")).await
+    /// What `headers` and the body of `request` come to.
+    fn objectives(&self, headers: Hints, request: &tokenize::Request) -> Arc<Objectives> {
+        let body = request.hints.clone();
+        let now = Instant::now();
+        Arc::new(Objectives::new(headers, body, &self.objectives, now))
+    }
+
+    /// Admits, tokenises, plans and dispatches; `placed` sees the plan.
+    async fn run(
+        &self,
+        request: &tokenize::Request,
+        origin: &Origin,
+        placed: impl FnOnce(&[Planned]),
+    ) -> Result<Generation, ApiError> {
+        let permit = self.admit(request, &origin.objectives).await?;
+        let sequences = self.tokenize(request, origin).await?;
+        let usage = permit.usage().clone();
+        usage.tokenized(&sequences);
+        let planned = dispatch::plan(&self.cluster, &sequences)?;
+        placed(&planned);
+        let runs = dispatch::run(&self.cluster, &self.metrics, planned, permit);
+        let runs = usage.meter(runs);
+        Ok(Generation { sequences, runs })
+    }
+
+    async fn admit(
+        &self,
+        request: &tokenize::Request,
+        objectives: &Objectives,
+    ) -> Result<Permit, ApiError> {
+        let admitted = self.admission.admit(request, objectives);
+        admitted.instrument(info_span!("admit")).await
     }
 
     /// Renders and tokenises with the model that the request names.
     async fn tokenize(
         &self,
         request: &tokenize::Request,
-        request_id: &Arc<str>,
+        origin: &Origin,
     ) -> Result<Vec<Sequence>, ApiError> {
         let model = self.cluster.model(&request.model)?;
         let _measured = self.metrics.measure_tokenize();
         self.tokenize
-            .sequences(&model, request, request_id)
+            .sequences(&model, request, origin)
             .instrument(info_span!("tokenize"))
             .await
     }
@@ -136,3 +164,6 @@ impl Completion for CompletionRequest {
         reply::completion(self, sequences, runs).await
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,12 +10,14 @@ use std::sync::Arc;
 use futures::stream::BoxStream;
 use proto::v1;
 use proto::v1::inference_server::Inference;
+use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 
 pub(crate) use services::services;
 
 use crate::error::ApiError;
 use crate::http::RequestId;
+use crate::objectives::Hints;
 use crate::sequence::{Events, Sequence};
 use crate::tokenize::{self, Model};
 
@@ -25,11 +27,19 @@ pub trait Generate: Send + Sync + 'static {
     fn generate(
         &self,
         request: tokenize::Request,
-        request_id: Arc<str>,
+        call: Call,
     ) -> impl Future<Output = Result<Generation, ApiError>> + Send;
 
     /// The models that some ready worker serves now.
     fn served_models(&self) -> Vec<Arc<Model>>;
+}
+
+/// What is particular to one call.
+#[derive(Debug)]
+pub struct Call {
+    pub request_id: Arc<str>,
+    /// What its metadata says of its urgency.
+    pub metadata: Hints,
 }
 
 /// What is being generated.
@@ -69,13 +79,14 @@ impl<G: Generate> Inference for InferenceService<G> {
             .get("x-request-id")
             .and_then(|id| id.to_str().ok());
         let RequestId(request_id) = RequestId::given(given);
+        let metadata = Hints::from_metadata(request.metadata().as_ref()).map_err(status)?;
         let request = generate::read(request.into_inner(), self.max_sequences).map_err(status)?;
         let text = request.options.text.clone();
-        let generation = self
-            .gateway
-            .generate(request, request_id)
-            .await
-            .map_err(status)?;
+        let call = Call {
+            request_id,
+            metadata,
+        };
+        let generation = self.gateway.generate(request, call).await.map_err(status)?;
         Ok(Response::new(generate::responses(generation, &text)))
     }
 
@@ -94,8 +105,17 @@ impl<G: Generate> Inference for InferenceService<G> {
     }
 }
 
+/// When to try again is told as gRPC clients know it: their retry policies obey
+/// this metadata.
+const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
+
 fn status(error: ApiError) -> Status {
-    proto::status(error.code, error.message)
+    let mut status = proto::status(error.code, error.message);
+    if let Some(seconds) = error.retry_after {
+        let milliseconds = MetadataValue::from(seconds.saturating_mul(1000));
+        status.metadata_mut().insert(RETRY_PUSHBACK, milliseconds);
+    }
+    status
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod gateway;
 mod grpc;
 mod http;
 mod metrics;
+pub mod objectives;
 pub mod openai;
 pub mod plan;
 mod routes;

@@ -1,19 +1,26 @@
 //! The router's metrics: handles made once, names nowhere else.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use metrics::{
     Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram,
     gauge, histogram,
 };
 
+use crate::admission::queue::{Band, Queue, Reason};
+
 /// All handles, made inside a [`runtime::MetricsPage`]'s `record`.
 #[derive(Clone)]
 pub struct Metrics {
     /// Requests that hold a permit.
     pub permits: Gauge,
-    pub queued_requests: Gauge,
-    pub shed_requests: Counter,
+    /// Requests that may run at once, as configured and as workers reported.
+    pub admission_limit: Gauge,
+    pub queued_tokens: Gauge,
+    queued_requests: [Gauge; Band::COUNT],
+    admitted_requests: [Counter; Band::COUNT],
+    admission_wait: [Histogram; Band::COUNT],
+    shed_requests: [Counter; Reason::ALL.len()],
     /// Sequences that hold a booking.
     pub bookings: Gauge,
     pub planned_split: Counter,
@@ -49,8 +56,18 @@ impl Metrics {
         let plans = |kind: &'static str| counter!("kvasir_router_plans_total", "kind" => kind);
         Metrics {
             permits: gauge!("kvasir_router_permits"),
-            queued_requests: gauge!("kvasir_router_queued_requests"),
-            shed_requests: counter!("kvasir_router_shed_requests_total"),
+            admission_limit: gauge!("kvasir_router_admission_limit"),
+            queued_tokens: gauge!("kvasir_router_queued_tokens"),
+            queued_requests: Band::ALL
+                .map(|band| gauge!("kvasir_router_queued_requests", "band" => band.as_str())),
+            admitted_requests: Band::ALL.map(
+                |band| counter!("kvasir_router_admitted_requests_total", "band" => band.as_str()),
+            ),
+            admission_wait: Band::ALL.map(
+                |band| histogram!("kvasir_router_admission_wait_seconds", "band" => band.as_str()),
+            ),
+            shed_requests: Reason::ALL
+                .map(|why| counter!("kvasir_router_shed_requests_total", "reason" => why.as_str())),
             bookings: gauge!("kvasir_router_bookings"),
             planned_split: plans("split"),
             planned_undivided: plans("undivided"),
@@ -74,6 +91,26 @@ impl Metrics {
             event_gaps: counter!("kvasir_router_event_gaps_total"),
             snapshots: counter!("kvasir_router_snapshots_total"),
         }
+    }
+
+    pub fn admitted(&self, band: Band) -> &Counter {
+        &self.admitted_requests[band.index()]
+    }
+
+    pub fn admission_wait(&self, band: Band) -> &Histogram {
+        &self.admission_wait[band.index()]
+    }
+
+    pub fn shed(&self, reason: Reason) -> &Counter {
+        &self.shed_requests[reason as usize]
+    }
+
+    pub fn show_queue<W>(&self, queue: &Queue<W>, now: Duration) {
+        for band in Band::ALL {
+            self.queued_requests[band.index()].set(queue.waiting_in(band) as f64);
+        }
+        self.queued_tokens.set(queue.waiting_tokens() as f64);
+        self.admission_limit.set(queue.limit(now) as f64);
     }
 
     pub fn measure_tokenize(&self) -> Measured {
@@ -129,12 +166,28 @@ fn measure(histogram: &Histogram) -> Measured {
 fn describe() {
     describe_gauge!("kvasir_router_permits", "Requests that hold a permit");
     describe_gauge!(
+        "kvasir_router_admission_limit",
+        "Requests that may hold a permit: what is configured, or less if workers say so"
+    );
+    describe_gauge!(
         "kvasir_router_queued_requests",
-        "Requests that wait for a permit"
+        "Requests that wait for a permit, by priority band"
+    );
+    describe_gauge!(
+        "kvasir_router_queued_tokens",
+        "Tokens expected of the requests that wait; generated ones count double"
+    );
+    describe_counter!(
+        "kvasir_router_admitted_requests_total",
+        "Requests that got a permit, by priority band"
+    );
+    describe_histogram!(
+        "kvasir_router_admission_wait_seconds",
+        "From arrival to permit, by priority band"
     );
     describe_counter!(
         "kvasir_router_shed_requests_total",
-        "Requests turned away by admission"
+        "Requests turned away by admission, by reason"
     );
     describe_gauge!("kvasir_router_bookings", "Sequences that hold a booking");
     describe_counter!("kvasir_router_plans_total", "Plans made, by kind");

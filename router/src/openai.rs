@@ -9,6 +9,7 @@ mod completion;
 mod field;
 mod message;
 mod response;
+mod urgency;
 
 use serde::{Deserialize, Serialize};
 

@@ -6,7 +6,29 @@ use std::sync::Arc;
 use futures::stream::BoxStream;
 
 use crate::error::ApiError;
+use crate::objectives::Objectives;
 use crate::tokenize::Model;
+
+/// What all sequences of a request have in common.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    pub request_id: Arc<str>,
+    pub objectives: Arc<Objectives>,
+    pub session: Option<u64>,
+    pub is_explained: bool,
+}
+
+impl Origin {
+    /// Of no session, and with no wish for explanations.
+    pub fn plain(request_id: Arc<str>, objectives: Arc<Objectives>) -> Origin {
+        Origin {
+            request_id,
+            objectives,
+            session: None,
+            is_explained: false,
+        }
+    }
+}
 
 /// A tokenised prompt and how to continue it. A request with `n` completions or
 /// several prompts becomes several sequences.
@@ -14,6 +36,8 @@ use crate::tokenize::Model;
 pub struct Sequence {
     /// Of the request; equal for all its sequences.
     pub request_id: Arc<str>,
+    /// Of the request likewise.
+    pub objectives: Arc<Objectives>,
     /// Number of this sequence within the request.
     pub choice: usize,
     pub model: Arc<Model>,

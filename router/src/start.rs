@@ -63,6 +63,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<Running, Star
     lifecycle.spawn("membership", watch);
     let gateway = Arc::new(Gateway {
         limits: config.limits(),
+        objectives: config.objectives.clone(),
         admission: Admission::new(&config.admission, metrics.clone()),
         tokenize: Tokenize::new(&config.tokenize())?,
         cluster: cluster.clone(),

@@ -29,7 +29,7 @@ pub use request::{
 };
 
 use crate::error::ApiError;
-use crate::sequence::{Sampling, Sequence};
+use crate::sequence::{Origin, Sampling, Sequence};
 use cache::PieceCache;
 use pool::Pool;
 
@@ -79,7 +79,7 @@ impl Tokenize {
         &self,
         model: &Arc<Model>,
         request: &Request,
-        request_id: &Arc<str>,
+        origin: &Origin,
     ) -> Result<Vec<Sequence>, ApiError> {
         let prompts = self.encode(model, &request.prompts).await?;
         let options = &request.options;
@@ -90,14 +90,15 @@ impl Tokenize {
             for completion in 0..options.n {
                 let seed = seed_of(seed, completion as u64);
                 sequences.push(Sequence {
-                    request_id: Arc::clone(request_id),
+                    request_id: Arc::clone(&origin.request_id),
+                    objectives: Arc::clone(&origin.objectives),
                     choice: sequences.len(),
                     model: Arc::clone(model),
                     prompt: Arc::clone(&prompt),
                     sampling: sampling(model, options, seed, max_tokens),
                     cache_salt: Arc::clone(&options.cache_salt),
-                    session: None,
-                    is_explained: false,
+                    session: origin.session,
+                    is_explained: origin.is_explained,
                 });
             }
         }

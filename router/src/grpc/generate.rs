@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::task::{Poll, ready};
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -11,6 +12,7 @@ use tonic::Status;
 
 use super::{Generation, status};
 use crate::error::ApiError;
+use crate::objectives::{self, Hints};
 use crate::sequence::{FinishReason, Sequence, Token};
 use crate::tokenize::{
     Choice, Conversation, MaxTokens, Message, Model, Options, Piece, Prompt, Request, TextOptions,
@@ -20,6 +22,7 @@ pub(super) fn read(
     request: v1::GenerateRequest,
     max_sequences: usize,
 ) -> Result<Request, ApiError> {
+    let hints = hints(request.objectives.unwrap_or_default())?;
     let sampling = request.sampling.unwrap_or_default();
     let max_tokens = request
         .max_tokens
@@ -49,9 +52,37 @@ pub(super) fn read(
                 ..TextOptions::default()
             },
         },
+        hints,
     };
     request.check(max_sequences)?;
     Ok(request)
+}
+
+fn hints(objectives: v1::Objectives) -> Result<Hints, ApiError> {
+    let duration = |field: &str, value: Option<f64>| {
+        let Some(milliseconds) = value else {
+            return Ok(None);
+        };
+        let duration = Duration::try_from_secs_f64(milliseconds / 1000.0).ok();
+        match duration.filter(|duration| !duration.is_zero()) {
+            Some(duration) => Ok(Some(duration)),
+            None => Err(ApiError::invalid(
+                field,
+                format!("'{field}' must be a number above 0, not {milliseconds}"),
+            )),
+        }
+    };
+    let tenant = Some(&objectives.tenant).filter(|tenant| !tenant.is_empty());
+    let tenant = tenant.map(|tenant| objectives::named("tenant", tenant));
+    let tenant = tenant.transpose()?;
+    Ok(Hints {
+        tenant,
+        priority: objectives.priority,
+        time_to_first_token: duration("time_to_first_token_ms", objectives.time_to_first_token_ms)?,
+        inter_token_latency: duration("inter_token_latency_ms", objectives.inter_token_latency_ms)?,
+        output_tokens: objectives.output_tokens.map(|tokens| tokens as usize),
+        ..Hints::default()
+    })
 }
 
 fn prompt(prompt: WirePrompt) -> Prompt {

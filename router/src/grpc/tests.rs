@@ -15,10 +15,13 @@ impl Generate for Fake {
     async fn generate(
         &self,
         request: tokenize::Request,
-        request_id: Arc<str>,
+        call: Call,
     ) -> Result<Generation, ApiError> {
-        if &*request_id == "refuse" {
-            return Err(ApiError::new(ErrorCode::Overloaded, "later"));
+        if &*call.request_id == "refuse" {
+            return Err(ApiError {
+                retry_after: Some(3),
+                ..ApiError::new(ErrorCode::Overloaded, "later")
+            });
         }
         Ok(Generation {
             sequences: fixture::sequences(&fixture::byte_level(), &request).await,
@@ -151,6 +154,55 @@ async fn bad_requests_say_what_is_wrong() {
     .await;
 }
 
+#[test]
+fn objectives_are_fields_of_the_request() {
+    let read = |objectives: v1::Objectives| {
+        let request = v1::GenerateRequest {
+            objectives: Some(objectives),
+            ..hello()
+        };
+        super::generate::read(request, 1).map(|request| request.hints)
+    };
+    let hints = read(v1::Objectives {
+        tenant: "team-a".to_owned(),
+        priority: Some(-2),
+        time_to_first_token_ms: Some(250.0),
+        inter_token_latency_ms: Some(12.5),
+        output_tokens: Some(9),
+    });
+    let expected = Hints {
+        tenant: Some(Arc::from("team-a")),
+        priority: Some(-2),
+        time_to_first_token: Some(std::time::Duration::from_millis(250)),
+        inter_token_latency: Some(std::time::Duration::from_micros(12_500)),
+        output_tokens: Some(9),
+        ..Hints::default()
+    };
+    assert_eq!(hints, Ok(expected));
+    assert_eq!(read(v1::Objectives::default()), Ok(Hints::default()));
+    for wrong in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        let error = read(v1::Objectives {
+            time_to_first_token_ms: Some(wrong),
+            ..v1::Objectives::default()
+        });
+        let param = error.unwrap_err().param;
+        assert_eq!(param.as_deref(), Some("time_to_first_token_ms"), "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn bad_metadata_is_refused_by_name() {
+    let service = InferenceService::new(Arc::new(Fake { events: Vec::new }), 16);
+    let mut request = Request::new(hello());
+    let metadata = request.metadata_mut();
+    metadata.insert("x-dynamo-request-priority", "urgent".parse().unwrap());
+    let Err(status) = service.generate(request).await else {
+        panic!("not refused");
+    };
+    assert_eq!(proto::code_of(&status), ErrorCode::InvalidRequest);
+    assert!(status.message().contains("x-dynamo-request-priority"));
+}
+
 #[tokio::test]
 async fn error_code_is_in_the_status() {
     let service = InferenceService::new(Arc::new(Fake { events: Vec::new }), 16);
@@ -162,6 +214,7 @@ async fn error_code_is_in_the_status() {
         panic!("not refused");
     };
     assert_eq!(proto::code_of(&status), ErrorCode::Overloaded);
+    assert_eq!(status.metadata().get(RETRY_PUSHBACK).unwrap(), "3000");
 }
 
 #[tokio::test]

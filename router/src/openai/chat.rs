@@ -72,12 +72,14 @@ impl WireChat {
         let max_tokens = self.max_tokens()?;
         let logprobs = self.logprobs()?;
         let conversation = self.conversation()?;
+        let hints = self.hints();
         let mut options = self.shared().options(max_tokens)?;
         options.logprobs = logprobs;
         let generate = Request {
             model: self.model.unwrap_or_default(),
             prompts: vec![Prompt::Chat(Arc::new(conversation))],
             options,
+            hints,
         };
         generate.check(limits.max_sequences)?;
         Ok(ChatRequest {

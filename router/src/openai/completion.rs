@@ -82,6 +82,7 @@ impl WireCompletion {
         {
             return Err(super::field::unsupported("best_of"));
         }
+        let hints = self.hints();
         let prompts = self
             .prompt
             .take()
@@ -90,6 +91,7 @@ impl WireCompletion {
             model: self.model.unwrap_or_default(),
             prompts,
             options,
+            hints,
         };
         generate.check(limits.max_sequences)?;
         Ok(CompletionRequest {

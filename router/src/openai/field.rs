@@ -43,6 +43,10 @@ macro_rules! wire_request {
             skip_special_tokens: Option<bool>,
             ignore_eos: Option<bool>,
             cache_salt: Option<String>,
+            priority: Option<i64>,
+            safety_identifier: Option<String>,
+            user: Option<String>,
+            nvext: Option<$crate::openai::field::Object<$crate::openai::urgency::Nvext>>,
             return_token_ids: Option<bool>,
             logit_bias: Option<serde_json::Value>,
             prompt_logprobs: Option<serde_json::Value>,
@@ -99,6 +103,17 @@ macro_rules! wire_request {
                     ignore_eos: self.ignore_eos.unwrap_or(false),
                     cache_salt: self.cache_salt.take().unwrap_or_default(),
                 }
+            }
+
+            /// What the fields of several APIs say of urgency.
+            fn hints(&mut self) -> $crate::objectives::Hints {
+                $crate::openai::urgency::Urgency {
+                    priority: self.priority,
+                    safety_identifier: self.safety_identifier.take(),
+                    user: self.user.take(),
+                    nvext: self.nvext.take().map(|nvext| nvext.0),
+                }
+                .hints()
             }
 
             /// Whether to stream, and whether a stream ends with usage.

@@ -340,7 +340,7 @@ fn harmless_fields_and_nulls_change_nothing() {
     let plain = chat(json!({}));
     assert_eq!(plain.generate.options, Options::default());
     let ignored = chat(json!({
-        "user": "me", "metadata": {"a": "b"}, "store": true, "service_tier": "auto",
+        "user": null, "priority": null, "nvext": {"annotations": []}, "metadata": {"a": "b"}, "store": true, "service_tier": "auto",
         "parallel_tool_calls": true, "reasoning_effort": "low", "something_new": [1, {"a": 2}],
         "logit_bias": {}, "response_format": {"type": "text"}, "modalities": ["text"],
         "tool_choice": "none", "functions": [], "continue_final_message": false,
@@ -493,4 +493,32 @@ async fn body_may_have_the_largest_size_but_no_byte_more() {
     read(None, body.clone(), size).await.unwrap();
     let result = read(None, body, size - 1).await;
     assert_refused(result, ErrorCode::BodyTooLarge, None, "one byte too many");
+}
+
+#[test]
+fn urgency_is_read_from_the_fields_of_every_api() {
+    let hints = |extra: Value| {
+        let of_chat = chat(extra.clone()).generate.hints;
+        assert_eq!(completion(extra).generate.hints, of_chat);
+        of_chat
+    };
+    let priority = |extra: Value| hints(extra).priority;
+    assert_eq!(priority(json!({})), None);
+    assert_eq!(
+        priority(json!({"priority": 5})),
+        Some(-5),
+        "vLLM: lower is more urgent"
+    );
+    assert_eq!(priority(json!({"priority": i64::MIN})), Some(i32::MAX));
+    assert_eq!(priority(json!({"priority": i64::MAX})), Some(i32::MIN));
+    let agent =
+        json!({"priority": 2, "strict_priority": 1, "osl": 300, "latency_sensitivity": 1.5});
+    let both = hints(json!({"priority": 5, "nvext": {"agent_hints": agent, "annotations": []}}));
+    assert_eq!((both.priority, both.tier), (Some(2), Some(1)));
+    assert_eq!(both.output_tokens, Some(300));
+    let tenant = |extra: Value| hints(extra).tenant;
+    assert_eq!(tenant(json!({"user": "a"})).as_deref(), Some("user:a"));
+    let newer = json!({"user": "a", "safety_identifier": "b"});
+    assert_eq!(tenant(newer).as_deref(), Some("user:b"));
+    assert_eq!(tenant(json!({"user": ""})), None);
 }

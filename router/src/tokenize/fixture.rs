@@ -7,7 +7,7 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 
 use super::{Config, Model, ModelCard, Request, Tokenize};
-use crate::sequence::{Event, Events, FinishReason, Sequence, Token};
+use crate::sequence::{Event, Events, FinishReason, Origin, Sequence, Token};
 
 /// Marks the end of a text and of a chat's turn.
 pub(crate) const EOS: u32 = 1;
@@ -222,6 +222,10 @@ pub(crate) fn events(events: Vec<Event>) -> Events {
     events.chain(futures::stream::pending()).boxed()
 }
 
+pub(crate) fn origin() -> Origin {
+    Origin::plain(Arc::from("req-1"), Arc::default())
+}
+
 /// The sequences of `request`, tokenised.
 pub(crate) async fn sequences(model: &Arc<Model>, request: &Request) -> Vec<Sequence> {
     let config = Config {
@@ -229,8 +233,5 @@ pub(crate) async fn sequences(model: &Arc<Model>, request: &Request) -> Vec<Sequ
         ..Config::default()
     };
     let tokenize = Tokenize::new(&config).unwrap();
-    tokenize
-        .sequences(model, request, &Arc::from("req-1"))
-        .await
-        .unwrap()
+    tokenize.sequences(model, request, &origin()).await.unwrap()
 }

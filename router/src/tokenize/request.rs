@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use crate::error::ApiError;
+use crate::objectives::Hints;
 
 /// Most alternatives a client may ask to see with each token.
 pub const MAX_LOGPROBS: u32 = 20;
@@ -18,6 +19,8 @@ pub struct Request {
     pub model: String,
     pub prompts: Vec<Prompt>,
     pub options: Options,
+    /// What its body says of its urgency.
+    pub hints: Hints,
 }
 
 /// One prompt in the form the client sent it.

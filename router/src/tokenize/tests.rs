@@ -24,6 +24,7 @@ fn request(prompts: Vec<Prompt>, options: Options) -> Request {
         model: "tiny".to_owned(),
         prompts,
         options,
+        hints: Default::default(),
     }
 }
 
@@ -35,7 +36,7 @@ async fn refusal(model: &Arc<Model>, prompt: Prompt, options: Options) -> ApiErr
     .unwrap();
     let request = request(vec![prompt], options);
     tokenize
-        .sequences(model, &request, &Arc::from("r"))
+        .sequences(model, &request, &fixture::origin())
         .await
         .unwrap_err()
 }
@@ -221,7 +222,7 @@ async fn growing_conversation_is_not_encoded_again() {
         let prompt = Prompt::Chat(Arc::new(conversation.clone()));
         let request = request(vec![prompt], Options::default());
         tokenize
-            .sequences(&model, &request, &Arc::from("r"))
+            .sequences(&model, &request, &fixture::origin())
             .await
             .unwrap();
         misses.push(tokenize.cache_stats().misses);

@@ -25,6 +25,7 @@ fn progress(change: impl FnOnce(&mut Sampling)) -> Progress {
     change(&mut sampling);
     Progress::new(Sequence {
         request_id: "r".into(),
+        objectives: Arc::default(),
         choice: 0,
         model: fixture::byte_level(),
         prompt: Arc::from(vec![10; 40]),

@@ -10,6 +10,7 @@ async fn sequence(options: Options) -> Sequence {
         model: "tiny".to_owned(),
         prompts: vec![Prompt::Text(Arc::from("hello"))],
         options,
+        hints: Default::default(),
     };
     fixture::sequences(&fixture::byte_level(), &request)
         .await
