@@ -10,6 +10,6 @@ pub mod feed;
 pub mod prefix_index;
 
 pub use block_hash::{BlockHash, HashScope};
-pub use event::KvEvent;
+pub use event::{KvEvent, Tier};
 pub use feed::{Feed, FeedError};
-pub use prefix_index::{Overlaps, PrefixIndex, WorkerSlot};
+pub use prefix_index::{Overlap, Overlaps, PrefixIndex, WorkerSlot};
