@@ -14,7 +14,7 @@ use crate::schedule::{Block, Step};
 
 /// An index under measurement.
 pub trait Subject: Sync {
-    type Prompt: Send;
+    type Prompt: Send + Sync;
     type Event: Send;
     /// What a caller keeps between lookups.
     type Buffer: Default;
