@@ -30,10 +30,21 @@ impl HashScope {
     /// Blocks of `block_size` tokens of `model` (a fingerprint of its weights),
     /// shared between requests of equal `cache_salt`.
     pub fn new(model: &str, cache_salt: &str, block_size: usize) -> HashScope {
+        HashScope::adapted(model, None, cache_salt, block_size)
+    }
+
+    /// The same under an adapter of that name.
+    pub fn adapted(
+        model: &str,
+        adapter: Option<&str>,
+        cache_salt: &str,
+        block_size: usize,
+    ) -> HashScope {
         let mut hasher = blake3::Hasher::new_derive_key("kvasir 2026-11-21 kv block identity");
-        for part in [model.as_bytes(), cache_salt.as_bytes()] {
+        let parts = [Some(model), Some(cache_salt), adapter];
+        for part in parts.into_iter().flatten() {
             hasher.update(&(part.len() as u64).to_le_bytes());
-            hasher.update(part);
+            hasher.update(part.as_bytes());
         }
         hasher.update(&(block_size as u64).to_le_bytes());
         HashScope {
@@ -87,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn model_salt_and_block_size_separate_blocks() {
+    fn model_adapter_salt_and_block_size_separate_blocks() {
         let tokens: Vec<u32> = (0..16).collect();
         let scopes = [
             HashScope::new("m", "", 16),
@@ -95,6 +106,8 @@ mod tests {
             HashScope::new("m", "s", 16),
             HashScope::new("m", "", 8),
             HashScope::new("ms", "", 16),
+            HashScope::adapted("m", Some(""), "", 16),
+            HashScope::adapted("m", Some("s"), "", 16),
         ];
         let hashes: std::collections::HashSet<_> = scopes
             .iter()

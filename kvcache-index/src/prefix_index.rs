@@ -1,178 +1,163 @@
-//! The prefix index: block hash to the workers that hold it.
+//! The prefix index: which worker holds which prefix, and in which tier.
 //!
-//! Hashes chain, so a block's hash stands for its whole prefix and one flat
-//! table answers prefix queries: walk a prompt's hashes from the first, and
-//! keep the workers that hold every block so far. A block in the middle of a
-//! prefix may be evicted before those after it; such later blocks don't count.
+//! Hashes chain, so a block's hash stands for its whole prefix and hashes of
+//! different models, adapters, salts and block sizes never meet: they share one
+//! index. Lookups take `&self`, run beside each other and beside a writer, and
+//! never wait for one. Events of different workers may come from different
+//! threads; each is applied whole before the next. What it knows is a function
+//! of the calls made, so the simulator gets the same answers every time.
+//! The crate's `README.md` has the picture, the costs and the measurements.
 
-use rustc_hash::{FxHashMap, FxHashSet};
-use smallvec::SmallVec;
+mod holder;
+mod overlaps;
+mod root;
+mod walk;
+mod writer;
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
 
 use crate::KvEvent;
+use holder::{Change, Ticks};
+pub use overlaps::{Overlap, Overlaps};
+use root::Root;
+use writer::Writer;
 
-/// A worker's number in the index, given by its owner; reused after
+/// A worker's number in the index, given by its owner; may be used again after
 /// [`PrefixIndex::remove_worker`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WorkerSlot(pub u32);
 
-/// Which workers hold which blocks. Workers of different models or block sizes
-/// share the index: their hashes differ.
-#[derive(Debug, Default)]
+/// Live workers that an index can tell apart; events of further ones are
+/// dropped.
+pub const MAX_WORKERS: usize = root::LIST_CHUNK;
+
+/// The least cap that [`PrefixIndex::with_memory_cap`] keeps to: what an index
+/// of a few blocks takes.
+pub const MIN_MEMORY: usize = 1 << 20;
+
+/// Which workers hold which blocks.
+#[derive(Debug)]
 pub struct PrefixIndex {
-    holders: FxHashMap<u64, SmallVec<[WorkerSlot; 4]>>,
-    held: FxHashMap<WorkerSlot, FxHashSet<u64>>,
+    shared: Arc<Shared>,
+    writer: Mutex<Writer>,
 }
 
-/// For each worker that holds a prompt's first block: how many blocks in a row
-/// it holds from there.
-pub type Overlaps = SmallVec<[(WorkerSlot, usize); 8]>;
+/// What a lookup reads.
+#[derive(Debug, Default)]
+struct Shared {
+    root: ArcSwap<Root>,
+    blocks: AtomicUsize,
+}
+
+impl Default for PrefixIndex {
+    /// An index without a cap.
+    fn default() -> PrefixIndex {
+        PrefixIndex::with_memory_cap(usize::MAX)
+    }
+}
 
 impl PrefixIndex {
+    /// An index that takes at most `bytes` of memory, at least [`MIN_MEMORY`].
+    /// When it is full, it forgets first what removed workers and ended
+    /// predictions left, then the run of blocks that was not stored, extended
+    /// or predicted for the longest time; of a prompt's runs the last one.
+    pub fn with_memory_cap(bytes: usize) -> PrefixIndex {
+        let shared = Arc::new(Shared::default());
+        let writer = Mutex::new(Writer::new(shared.clone(), bytes.max(MIN_MEMORY)));
+        PrefixIndex { shared, writer }
+    }
+
     /// Applies one event of `worker`. Repeats change nothing.
-    pub fn apply(&mut self, worker: WorkerSlot, event: &KvEvent) {
+    pub fn apply(&self, worker: WorkerSlot, event: &KvEvent) {
+        let mut writer = self.writer();
         match event {
-            KvEvent::Stored { hashes, .. } => {
-                let held = self.held.entry(worker).or_default();
-                for &hash in hashes {
-                    if held.insert(hash) {
-                        self.holders.entry(hash).or_default().push(worker);
-                    }
-                }
-            }
-            KvEvent::Removed { hashes } => {
-                let Some(held) = self.held.get_mut(&worker) else {
-                    return;
-                };
-                for hash in hashes {
-                    if held.remove(hash) {
-                        unlist(&mut self.holders, *hash, worker);
-                    }
-                }
-            }
-            KvEvent::Cleared => self.remove_worker(worker),
+            KvEvent::Stored {
+                parent,
+                hashes,
+                tier,
+            } => writer.add(worker, *parent, hashes, Change::Store(*tier)),
+            KvEvent::Removed { hashes, tier } => writer.remove(worker, hashes, *tier),
+            KvEvent::Cleared => writer.forget(worker),
         }
     }
 
-    /// Forgets all blocks of `worker`.
-    pub fn remove_worker(&mut self, worker: WorkerSlot) {
-        for hash in self.held.remove(&worker).unwrap_or_default() {
-            unlist(&mut self.holders, hash, worker);
-        }
+    /// `worker` is expected to hold a prompt's first blocks soon, and counts as
+    /// holding them until it says so itself, or until `until` (rounded up to
+    /// 16 ms). Predicting again moves the end further away, never nearer.
+    pub fn predict(&self, worker: WorkerSlot, hashes: &[u64], until: Duration) {
+        let until = ticks(until + Duration::from_millis(TICK_MS - 1));
+        self.writer().add(worker, 0, hashes, Change::Predict(until));
+    }
+
+    /// Forgets all of `worker`, at a cost that does not depend on how much it
+    /// holds: its blocks count for nobody from now on, and are cleared away by
+    /// and by.
+    pub fn remove_worker(&self, worker: WorkerSlot) {
+        self.writer().forget(worker);
+    }
+
+    /// Clears away a share of what removed workers and predictions that ended
+    /// before `now` left; every event does a little of it too. Returns whether
+    /// there is more to do.
+    pub fn tidy(&self, now: Duration) -> bool {
+        self.writer().tidy(ticks(now))
     }
 
     /// The longest held prefix of every worker, for a prompt whose full blocks
     /// have `hashes`.
-    pub fn overlaps(&self, hashes: &[u64]) -> Overlaps {
-        let mut overlaps = Overlaps::new();
-        let mut alive: SmallVec<[WorkerSlot; 8]> = match hashes.first() {
-            Some(first) => self.holders_of(*first).into(),
-            None => SmallVec::new(),
-        };
-        let mut depth = 0;
-        for hash in hashes {
-            let holders = self.holders_of(*hash);
-            alive.retain(|worker| {
-                let holds = holders.contains(worker);
-                if !holds {
-                    overlaps.push((*worker, depth));
-                }
-                holds
-            });
-            if alive.is_empty() {
-                break;
-            }
-            depth += 1;
-        }
-        overlaps.extend(alive.into_iter().map(|worker| (worker, depth)));
+    pub fn overlaps(&self, hashes: &[u64], now: Duration) -> Overlaps {
+        let mut overlaps = Overlaps::default();
+        self.overlaps_into(hashes, now, &mut overlaps);
         overlaps
     }
 
-    /// Number of blocks `worker` holds.
+    /// [`overlaps`](PrefixIndex::overlaps) into a buffer, which allocates
+    /// nothing once it is large enough.
+    pub fn overlaps_into(&self, hashes: &[u64], now: Duration, overlaps: &mut Overlaps) {
+        loop {
+            let root = self.shared.root.load();
+            let is_current = || Arc::ptr_eq(&root, &self.shared.root.load());
+            if walk::walk(&root, is_current, (hashes, ticks(now)), overlaps) {
+                return;
+            }
+        }
+    }
+
+    /// Number of blocks that `worker` has announced and not withdrawn.
     pub fn blocks_of(&self, worker: WorkerSlot) -> usize {
-        self.held.get(&worker).map_or(0, FxHashSet::len)
+        self.writer().blocks_of(worker)
     }
 
-    /// Number of different blocks.
+    /// Number of different blocks, with those of removed workers that are not
+    /// cleared away yet.
     pub fn len(&self) -> usize {
-        self.holders.len()
+        self.shared.blocks.load(Relaxed)
     }
 
-    /// Whether no worker holds anything.
+    /// Whether there are no blocks.
     pub fn is_empty(&self) -> bool {
-        self.holders.is_empty()
+        self.len() == 0
     }
 
-    fn holders_of(&self, hash: u64) -> &[WorkerSlot] {
-        self.holders.get(&hash).map_or(&[], |holders| holders)
+    /// Bytes of memory taken, all allocations counted.
+    pub fn memory(&self) -> usize {
+        self.writer().memory()
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn unlist(holders: &mut FxHashMap<u64, SmallVec<[WorkerSlot; 4]>>, hash: u64, worker: WorkerSlot) {
-    if let Some(list) = holders.get_mut(&hash) {
-        list.retain(|holder| *holder != worker);
-        if list.is_empty() {
-            holders.remove(&hash);
-        }
-    }
+const TICK_MS: u64 = 16;
+
+fn ticks(time: Duration) -> Ticks {
+    Ticks::try_from(time.as_millis() as u64 / TICK_MS).unwrap_or(Ticks::MAX)
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[derive(Clone, Debug)]
-    enum Op {
-        Store(u32, u64, u64),
-        Remove(u32, u64),
-        Clear(u32),
-    }
-
-    fn op() -> impl Strategy<Value = Op> {
-        prop_oneof![
-            6 => (0..4u32, 1..20u64, 1..6u64).prop_map(|(w, from, n)| Op::Store(w, from, n)),
-            3 => (0..4u32, 1..24u64).prop_map(|(w, hash)| Op::Remove(w, hash)),
-            1 => (0..4u32).prop_map(Op::Clear),
-        ]
-    }
-
-    fn naive_overlap(held: &BTreeSet<u64>, query: &[u64]) -> usize {
-        query.iter().take_while(|hash| held.contains(hash)).count()
-    }
-
-    proptest! {
-        #[test]
-        fn agrees_with_a_naive_map(ops in prop::collection::vec(op(), 0..80), from in 1..10u64, n in 0..20u64) {
-            let mut index = PrefixIndex::default();
-            let mut naive: BTreeMap<u32, BTreeSet<u64>> = BTreeMap::new();
-            for op in ops {
-                match op {
-                    Op::Store(w, from, n) => {
-                        let hashes: Vec<u64> = (from..from + n).collect();
-                        naive.entry(w).or_default().extend(&hashes);
-                        index.apply(WorkerSlot(w), &KvEvent::Stored { parent: 0, hashes });
-                    }
-                    Op::Remove(w, hash) => {
-                        naive.entry(w).or_default().remove(&hash);
-                        index.apply(WorkerSlot(w), &KvEvent::Removed { hashes: vec![hash] });
-                    }
-                    Op::Clear(w) => {
-                        naive.remove(&w);
-                        index.apply(WorkerSlot(w), &KvEvent::Cleared);
-                    }
-                }
-            }
-            let query: Vec<u64> = (from..from + n).collect();
-            let got: BTreeMap<u32, usize> = index.overlaps(&query).into_iter().map(|(w, n)| (w.0, n)).collect();
-            for (w, held) in &naive {
-                prop_assert_eq!(got.get(w).copied().unwrap_or(0), naive_overlap(held, &query));
-                prop_assert_eq!(index.blocks_of(WorkerSlot(*w)), held.len());
-            }
-            let distinct: BTreeSet<u64> = naive.values().flatten().copied().collect();
-            prop_assert_eq!(index.len(), distinct.len());
-        }
-    }
-}
+mod tests;

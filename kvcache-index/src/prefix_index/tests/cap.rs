@@ -1,0 +1,116 @@
+//! What is forgotten when memory runs out.
+
+use super::*;
+
+/// Stores `chains` chains of `blocks` blocks each, in order; chain c begins
+/// at c * blocks + 1.
+fn fill(index: &PrefixIndex, chains: std::ops::Range<u64>, blocks: u64) {
+    for chain in chains {
+        let first = chain * blocks + 1;
+        store(index, (chain % 5) as u32, 0, first..first + blocks);
+    }
+}
+
+fn kept(index: &PrefixIndex, chain: u64, blocks: u64) -> u32 {
+    let hashes: Vec<u64> = (chain * blocks + 1..=(chain + 1) * blocks).collect();
+    let found = index.overlaps(&hashes, NOW);
+    found
+        .iter()
+        .map(|overlap| overlap.blocks)
+        .max()
+        .unwrap_or(0)
+}
+
+#[test]
+fn memory_stays_under_the_cap_and_what_is_left_is_true() {
+    let index = PrefixIndex::with_memory_cap(2 << 20);
+    for chain in 0..20_000 {
+        fill(&index, chain..chain + 1, 20);
+        assert!(index.memory() <= 2 << 20, "{} at {chain}", index.memory());
+    }
+    assert!(index.len() > 30_000, "only {} blocks", index.len());
+    let held: usize = (0..5)
+        .map(|worker| index.blocks_of(WorkerSlot(worker)))
+        .sum();
+    assert_eq!(held, index.len());
+    let found: u32 = (0..20_000).map(|chain| kept(&index, chain, 20)).sum();
+    assert_eq!(found as usize, index.len());
+}
+
+#[test]
+fn the_chain_unused_for_longest_goes_first() {
+    let index = PrefixIndex::with_memory_cap(2 << 20);
+    fill(&index, 0..1000, 20);
+    let used: Vec<u64> = (0..1000).step_by(7).collect();
+    for chain in &used {
+        let hashes: Vec<u64> = (chain * 20 + 1..=(chain + 1) * 20).collect();
+        index.predict(
+            WorkerSlot((chain % 5) as u32),
+            &hashes,
+            Duration::from_secs(9),
+        );
+    }
+    let mut filled = 1000;
+    while (0..1000).any(|chain| kept(&index, chain, 20) == 20 && chain % 7 != 0) {
+        fill(&index, filled..filled + 1, 20);
+        filled += 1;
+        let oldest_left = (0..1000)
+            .filter(|chain| chain % 7 != 0)
+            .find(|chain| kept(&index, *chain, 20) > 0);
+        for chain in oldest_left.unwrap_or(1000)..1000 {
+            assert_eq!(
+                kept(&index, chain, 20),
+                20,
+                "{chain} went before {oldest_left:?}"
+            );
+        }
+        let used_last = used.iter().all(|chain| kept(&index, *chain, 20) == 20);
+        assert!(used_last || oldest_left.is_none());
+    }
+    assert!(filled > 2000);
+}
+
+#[test]
+fn a_prompts_last_run_goes_before_its_first() {
+    let index = PrefixIndex::with_memory_cap(MIN_MEMORY);
+    // Three runs: held by two, by one, and predicted.
+    store(&index, 0, 0, 1..=60);
+    store(&index, 1, 0, 1..=30);
+    index.predict(
+        WorkerSlot(0),
+        &(1..=90).collect::<Vec<_>>(),
+        Duration::from_secs(1),
+    );
+    let whole = |worker| {
+        let depths = depths(&index, 90, NOW);
+        depths
+            .iter()
+            .find(|(w, _)| *w == worker)
+            .map_or(0, |(_, blocks)| *blocks)
+    };
+    let mut seen = vec![whole(0)];
+    for filler in 0..4000u64 {
+        let first = 1000 + filler * 20;
+        store(&index, 2, 0, first..first + 20);
+        // Blocks forgotten one run at a time would show; a portion is larger.
+        seen.push(whole(0));
+    }
+    assert_eq!((seen[0], seen[4000]), (90, 0));
+    assert!(seen.is_sorted_by(|a, b| a >= b), "{seen:?}");
+}
+
+#[test]
+fn what_is_dead_goes_before_what_lives() {
+    let index = PrefixIndex::with_memory_cap(2 << 20);
+    fill(&index, 0..1000, 20);
+    let full = index.len();
+    for round in 0..200u64 {
+        for chain in 0..100 {
+            let first = 1_000_000 + (round * 100 + chain) * 20;
+            store(&index, 9, 0, first..first + 20);
+        }
+        index.remove_worker(WorkerSlot(9));
+        tidy(&index, NOW);
+        assert_eq!(index.len(), full, "round {round}");
+    }
+}

@@ -1,0 +1,96 @@
+//! Readers beside writers. A steady worker holds what it holds throughout, so
+//! every lookup must find exactly that of it, whatever others do to the runs it
+//! shares. The control shows that the check can see what tearing would do.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use super::*;
+
+const STEADY: u32 = 0;
+const HELD: u64 = 40;
+
+/// A cheap generator of numbers below `n`.
+fn next(state: &mut u64, n: u64) -> u64 {
+    *state = state
+        .wrapping_mul(6_364_136_223_846_793_005)
+        .wrapping_add(1);
+    (*state >> 33) % n
+}
+
+/// Workers other than the steady one come, go, and hold parts of its chain and
+/// branches of their own.
+fn churn(index: &PrefixIndex, writer: u64, change: u64, state: &mut u64) {
+    let worker = 1 + writer as u32 * 4 + next(state, 4) as u32;
+    let (from, blocks) = (1 + next(state, HELD), 1 + next(state, 20));
+    let branch = 1000 + change * 8 + writer * 1_000_000_000;
+    match next(state, 8) {
+        0..3 => store(index, worker, from - 1, from..=(from + blocks).min(HELD)),
+        3 => store(index, worker, from - 1, branch..branch + blocks),
+        4 => remove(index, worker, (from..=(from + blocks).min(HELD)).rev()),
+        5 => remove(index, worker, [from]),
+        6 => {
+            let hashes: Vec<u64> = (1..=from).collect();
+            index.predict(WorkerSlot(worker), &hashes, Duration::from_millis(change));
+        }
+        _ => index.remove_worker(WorkerSlot(worker)),
+    }
+    if change % 64 == 0 {
+        index.tidy(Duration::from_millis(change));
+    }
+}
+
+/// Lookups while `disturb` runs `changes` times on each of two threads; those
+/// that did not find what the steady worker holds, and all.
+fn lookups_missing(
+    disturb: impl Fn(&PrefixIndex, u64, u64, &mut u64) + Sync,
+    changes: u64,
+) -> (u64, u64) {
+    let index = PrefixIndex::default();
+    store(&index, STEADY, 0, 1..=HELD);
+    let (stop, wrong, all) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let read = || {
+        let prompt: Vec<u64> = (1..=HELD + 5).collect();
+        let mut overlaps = Overlaps::default();
+        while !stop.load(Relaxed) {
+            index.overlaps_into(&prompt, NOW, &mut overlaps);
+            let found = overlaps
+                .of(WorkerSlot(STEADY))
+                .map(|overlap| overlap.blocks);
+            all.fetch_add(1, Relaxed);
+            wrong.fetch_add(u64::from(found != Some(HELD as u32)), Relaxed);
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(read);
+        scope.spawn(read);
+        let write = |writer: u64| {
+            let mut state = writer + 1;
+            (0..changes).for_each(|change| disturb(&index, writer, change, &mut state));
+        };
+        let writers = [scope.spawn(move || write(0)), scope.spawn(move || write(1))];
+        for writer in writers {
+            writer.join().unwrap();
+        }
+        stop.store(true, Relaxed);
+    });
+    (wrong.into_inner(), all.into_inner())
+}
+
+#[test]
+fn readers_always_find_what_a_worker_steadily_holds() {
+    let (wrong, all) = lookups_missing(churn, 60_000);
+    assert_eq!(wrong, 0, "of {all} lookups");
+    assert!(all > 100, "only {all} lookups ran beside the writers");
+}
+
+/// A change made of two, with a moment between in which the block is gone.
+#[test]
+fn control_a_change_in_two_steps_is_seen_torn() {
+    let torn = |index: &PrefixIndex, writer: u64, change: u64, state: &mut u64| {
+        churn(index, writer, change, state);
+        remove(index, STEADY, [20]);
+        store(index, STEADY, 19, [20]);
+    };
+    let (wrong, all) = lookups_missing(torn, 20_000);
+    assert!(wrong > 0, "none of {all} lookups saw it");
+}

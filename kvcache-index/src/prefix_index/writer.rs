@@ -1,0 +1,413 @@
+//! Changes of the index: one at a time, beside any number of lookups.
+//!
+//! An event goes along its blocks in stretches that are in one run, or in none.
+//! A stretch whose holders change moves to the neighbouring run that has just
+//! those holders, or becomes a run of its own. The order of stores keeps every
+//! moment true for readers (see [`Run`](super::root::Run)).
+
+mod lanes;
+mod lists;
+mod room;
+mod runs;
+mod sweep;
+mod table;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+use smallvec::SmallVec;
+
+use super::holder::{Change, Holder, Holders, replaced};
+use super::root::{Place, Range, Root};
+use super::walk::extent;
+use super::{Shared, WorkerSlot};
+use crate::Tier;
+use lanes::Lanes;
+use lists::Lists;
+use runs::Runs;
+use sweep::Sweep;
+use table::Table;
+
+/// Longest run that is copied to its neighbour rather than left beside it.
+const JOIN: usize = 64;
+/// Depth at which a chain goes on in a run that counts from 0 again.
+const MAX_DEPTH: u32 = 1 << 30;
+const NONE: u32 = u32::MAX;
+
+#[derive(Debug)]
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    /// The root readers have.
+    root: Arc<Root>,
+    table: Table,
+    runs: Runs,
+    lists: Lists,
+    lanes: Lanes,
+    sweep: Sweep,
+    /// Blocks in live runs.
+    blocks: usize,
+    /// Bytes.
+    cap: usize,
+    /// Runs in use by the change at hand, which must not be forgotten.
+    pins: [u32; 3],
+}
+
+/// Blocks that follow each other, in one run.
+#[derive(Clone, Copy, Debug)]
+struct Stretch<'a> {
+    /// Of the first block.
+    place: Place,
+    hashes: &'a [u64],
+    /// The block before the first, if known.
+    before: Option<Place>,
+}
+
+/// Where a stretch moves: depths from `depth` on in `run`.
+#[derive(Clone, Copy, Debug)]
+struct Target {
+    run: u32,
+    depth: u32,
+}
+
+impl Writer {
+    pub fn new(shared: Arc<Shared>, cap: usize) -> Writer {
+        Writer {
+            root: shared.root.load_full(),
+            shared,
+            table: Table::default(),
+            runs: Runs::default(),
+            lists: Lists::default(),
+            lanes: Lanes::default(),
+            sweep: Sweep::default(),
+            blocks: 0,
+            cap,
+            pins: [NONE; 3],
+        }
+    }
+
+    /// `change` happens to `worker`'s hold on `hashes`, which follow `parent`.
+    pub fn add(&mut self, worker: WorkerSlot, parent: u64, hashes: &[u64], change: Change) {
+        let Some(lane) = self.lane_of(worker) else {
+            return;
+        };
+        if let Change::Predict(until) = change {
+            self.sweep.expects(until);
+        }
+        let mut before = self.place(parent);
+        let mut trail: SmallVec<[u32; 16]> = before.iter().map(|place| place.run).collect();
+        let mut rest = hashes;
+        while let Some(first) = rest.first().filter(|hash| **hash != 0) {
+            let (blocks, last) = match self.place(*first) {
+                Some(place) => self.hold(
+                    Stretch {
+                        place,
+                        hashes: rest,
+                        before,
+                    },
+                    lane,
+                    change,
+                ),
+                None => self.append(before, rest, change.applied(lane, None)),
+            };
+            if blocks == 0 {
+                break;
+            }
+            rest = &rest[blocks..];
+            before = Some(last);
+            trail.push(last.run);
+        }
+        // A prompt's last run is the first of it to be forgotten.
+        trail.dedup();
+        for run in trail.into_iter().rev() {
+            self.touch(run);
+        }
+        self.finish();
+    }
+
+    /// `worker` no longer holds `hashes` in `tier`.
+    pub fn remove(&mut self, worker: WorkerSlot, hashes: &[u64], tier: Tier) {
+        let Some(lane) = self.lanes.known(worker) else {
+            return;
+        };
+        let mut rest = hashes;
+        let mut reversed: SmallVec<[u64; 64]> = SmallVec::new();
+        while let Some(first) = rest.first() {
+            let Some(place) = self.place(*first) else {
+                rest = &rest[1..];
+                continue;
+            };
+            let next = rest.get(1).and_then(|hash| self.place(*hash));
+            let is_falling = next.is_some_and(|next| next.plus(1) == place);
+            let blocks = match is_falling {
+                true => self.falling(place, rest),
+                false => extent(&self.root, place, self.range(place.run), rest),
+            };
+            reversed.clear();
+            if is_falling {
+                reversed.extend(rest[..blocks].iter().rev().copied());
+            }
+            let stretch = Stretch {
+                place: Place {
+                    depth: place.depth - if is_falling { blocks as u32 - 1 } else { 0 },
+                    ..place
+                },
+                hashes: if is_falling {
+                    &reversed
+                } else {
+                    &rest[..blocks]
+                },
+                before: None,
+            };
+            self.hold(stretch, lane, Change::Remove(tier));
+            rest = &rest[blocks..];
+        }
+        self.finish();
+    }
+
+    /// How many of `hashes` are in one run from `place` upwards.
+    fn falling(&self, place: Place, hashes: &[u64]) -> usize {
+        let is_at = |(up, hash): &(usize, &u64)| {
+            let depth = place.depth.checked_sub(*up as u32);
+            depth.is_some_and(|depth| self.place(**hash) == Some(Place { depth, ..place }))
+        };
+        hashes.iter().enumerate().take_while(is_at).count()
+    }
+
+    /// All of `worker` is gone.
+    pub fn forget(&mut self, worker: WorkerSlot) {
+        if let Some(lane) = self.lanes.retire(worker) {
+            self.lane(lane).store(super::root::NOBODY, Release);
+            self.sweep.condemn(lane);
+            self.sweep_some(sweep::AFTER_REMOVAL);
+        }
+        self.finish();
+    }
+
+    pub fn blocks_of(&self, worker: WorkerSlot) -> usize {
+        self.lanes.blocks_of(worker)
+    }
+
+    fn finish(&mut self) {
+        self.pins = [NONE; 3];
+        self.sweep_some(sweep::PER_CHANGE);
+        self.keep_to_cap();
+        self.shared.blocks.store(self.blocks, Relaxed);
+    }
+
+    /// `change` happens to the part of `stretch` that is in one run. Returns
+    /// its length and the place of its last block.
+    fn hold(&mut self, stretch: Stretch<'_>, lane: u32, change: Change) -> (usize, Place) {
+        let place = stretch.place;
+        let blocks = extent(&self.root, place, self.range(place.run), stretch.hashes);
+        if blocks == 0 {
+            return (0, place);
+        }
+        let holders = self.holders(place.run);
+        let before = holders.iter().copied().find(|holder| holder.lane() == lane);
+        let after = change.applied(lane, before);
+        if before == after {
+            return (blocks, place.plus(blocks - 1));
+        }
+        self.lanes.count(lane, before, -(blocks as isize));
+        self.lanes.count(lane, after, blocks as isize);
+        let stretch = Stretch {
+            hashes: &stretch.hashes[..blocks],
+            ..stretch
+        };
+        let last = self.assign(stretch, &replaced(&holders, lane, after));
+        (blocks, last)
+    }
+
+    /// Blocks that nobody holds get their first holder. Returns how many were
+    /// new, and the place of the last.
+    fn append(
+        &mut self,
+        before: Option<Place>,
+        hashes: &[u64],
+        holder: Option<Holder>,
+    ) -> (usize, Place) {
+        let Some(holder) = holder else {
+            return (0, Place { run: 0, depth: 0 });
+        };
+        let first = match before.filter(|before| self.goes_on(*before, &[holder])) {
+            Some(before) => before.plus(1),
+            None => {
+                self.pins[0] = before.map_or(NONE, |before| before.run);
+                let depth = before.map_or(0, |before| before.depth + 1);
+                let depth = if depth < MAX_DEPTH { depth } else { 0 };
+                let run = self.new_run(depth, &[holder]);
+                Place { run, depth }
+            }
+        };
+        self.pins = [first.run, before.map_or(NONE, |before| before.run), NONE];
+        let mut blocks = 0;
+        for hash in hashes {
+            if *hash == 0 || self.place(*hash).is_some() {
+                break;
+            }
+            let place = first.plus(blocks);
+            let range = self.range(first.run);
+            let end = place.depth + 1;
+            self.set_range(first.run, Range { end, ..range });
+            self.runs.note_mut(first.run).held += 1;
+            self.blocks += 1;
+            self.insert(*hash, place);
+            blocks += 1;
+        }
+        self.lanes
+            .count(holder.lane(), Some(holder), blocks as isize);
+        self.bump(first.run);
+        (blocks, first.plus(blocks - 1))
+    }
+
+    /// `stretch` gets new holders. Returns the place of its last block.
+    fn assign(&mut self, stretch: Stretch<'_>, holders: &Holders) -> Place {
+        let (run, blocks) = (stretch.place.run, stretch.hashes.len());
+        let last = stretch.place.plus(blocks - 1);
+        if holders.is_empty() {
+            self.drop_blocks(stretch);
+            return last;
+        }
+        self.pins = [run, stretch.before.map_or(NONE, |before| before.run), NONE];
+        let is_whole = blocks == self.runs.note(run).held as usize;
+        match self.neighbour(stretch, holders) {
+            Some(target) if !is_whole || blocks <= JOIN => self.shift(stretch, target),
+            _ if is_whole => {
+                self.set_holders(run, holders);
+                last
+            }
+            _ => {
+                let target = self.split(stretch, holders);
+                self.shift(stretch, target)
+            }
+        }
+    }
+
+    /// The run before or after `stretch`, if it has just these holders.
+    fn neighbour(&self, stretch: Stretch<'_>, holders: &[Holder]) -> Option<Target> {
+        let place = stretch.place;
+        if let Some(before) = stretch.before
+            && before.run != place.run
+            && self.goes_on(before, holders)
+        {
+            let Place { run, depth } = before.plus(1);
+            return Some(Target { run, depth });
+        }
+        let end = place.depth + stretch.hashes.len() as u32;
+        let next = self.runs.note(place.run).next;
+        let follows = next != NONE
+            && next != place.run
+            && end == self.range(place.run).end
+            && self.is_live(next)
+            && self.range(next).start == end
+            && self.holds_just(next, holders);
+        follows.then_some(Target {
+            run: next,
+            depth: place.depth,
+        })
+    }
+
+    /// Whether a block after `before` that has `holders` is one of its run.
+    fn goes_on(&self, before: Place, holders: &[Holder]) -> bool {
+        let range = self.range(before.run);
+        before.depth + 1 == range.end
+            && range.end < MAX_DEPTH
+            && self.is_live(before.run)
+            && self.holds_just(before.run, holders)
+    }
+
+    /// A run for `stretch`, without blocks yet.
+    fn split(&mut self, stretch: Stretch<'_>, holders: &[Holder]) -> Target {
+        let place = stretch.place;
+        let run = self.new_run(place.depth, holders);
+        self.pins[2] = run;
+        let end = place.depth + stretch.hashes.len() as u32;
+        if end == self.range(place.run).end {
+            self.runs.note_mut(place.run).next = run;
+        }
+        Target {
+            run,
+            depth: place.depth,
+        }
+    }
+
+    /// Moves `stretch` to another run. Blocks leave from an end of theirs, so
+    /// that at every moment what is left lies together.
+    fn shift(&mut self, stretch: Stretch<'_>, target: Target) -> Place {
+        let blocks = stretch.hashes.len();
+        let there = Place {
+            run: target.run,
+            depth: target.depth,
+        };
+        let range = self.range(target.run);
+        let is_in_front = target.depth < range.start;
+        self.set_range(
+            target.run,
+            Range {
+                start: range.start.min(target.depth),
+                end: range.end.max(target.depth + blocks as u32),
+                ..range
+            },
+        );
+        self.runs.note_mut(target.run).held += blocks as u32;
+        self.leave(stretch, is_in_front, |block| there.plus(block).encode());
+        self.bump(target.run);
+        there.plus(blocks - 1)
+    }
+
+    /// Nobody holds `stretch` any more.
+    fn drop_blocks(&mut self, stretch: Stretch<'_>) {
+        self.blocks -= stretch.hashes.len();
+        self.leave(stretch, false, |_| 0);
+    }
+
+    /// Writes a new place for every block of `stretch`, and takes them out of
+    /// their run.
+    fn leave(&mut self, stretch: Stretch<'_>, backwards: bool, place_of: impl Fn(usize) -> u64) {
+        let (Place { run, depth }, blocks) = (stretch.place, stretch.hashes.len());
+        let range = self.range(run);
+        let is_head = depth == range.start;
+        let is_tail = depth + blocks as u32 == range.end;
+        if !is_head && !is_tail {
+            self.set_range(
+                run,
+                Range {
+                    holed: true,
+                    ..range
+                },
+            );
+        }
+        let write = |block: usize| {
+            if let Some(slot) = self.root.slot(stretch.hashes[block]) {
+                slot.place.store(place_of(block), Release);
+            }
+        };
+        match backwards || is_tail && !is_head {
+            true => (0..blocks).rev().for_each(write),
+            false => (0..blocks).for_each(write),
+        }
+        self.take(run, (is_head, is_tail), blocks as u32);
+    }
+
+    /// The holders of a run changed as a whole, in place.
+    fn set_holders(&mut self, run: u32, holders: &[Holder]) {
+        let word = self.store_holders(holders);
+        let before = self.run(run).holders.swap(word, Release);
+        self.bump(run);
+        self.free_holders(before);
+    }
+
+    fn place(&self, hash: u64) -> Option<Place> {
+        self.root
+            .place(hash)
+            .filter(|place| self.is_live(place.run))
+    }
+
+    fn holders(&self, run: u32) -> Holders {
+        let mut holders = Holders::new();
+        self.each_holder(self.run(run).holders.load(Acquire), |holder| {
+            holders.push(holder);
+        });
+        holders
+    }
+}
