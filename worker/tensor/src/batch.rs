@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use crate::device::KvShape;
 use crate::error::DeviceError;
+use crate::kv_shape::KvShape;
 
 /// Tokens to compute in one pass. A row is one token: prefill chunks and single
 /// decode tokens lie side by side.
@@ -89,11 +89,13 @@ impl Batch<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kv_shape::KvValues;
 
     const KV: KvShape = KvShape {
         layers: 1,
         kv_heads: 1,
         head_dim: 2,
+        values: KvValues::Stored,
         block_size: 4,
         total_blocks: 8,
     };

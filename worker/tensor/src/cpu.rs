@@ -2,10 +2,13 @@
 //! activations and KV are f32.
 
 mod attention;
+mod experts;
 mod inputs;
 mod kernels;
 mod kv_pool;
 mod math;
+mod product;
+mod rows;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -15,21 +18,23 @@ use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::batch::Batch;
-use crate::device::{AttentionHeads, Device, KvShape, RmsNorm};
+use crate::device::Device;
 use crate::error::DeviceError;
 use crate::host::HostTensor;
+use crate::kv_shape::{KvShape, KvValues};
+use crate::ops::{self, Activation, Columns, ExpertInput, RmsNorm, Rotation, Routing};
 use attention::Attention;
+pub use experts::CpuRoutes;
 pub use inputs::CpuInputs;
-use kernels::{ColumnsMut, Kernels, Matmul};
+use kernels::Kernels;
 pub use kv_pool::CpuKvPool;
 use kv_pool::{Part, Plane};
+use product::{HeadProducts, Product, same_shape};
 
 type Result<T> = std::result::Result<T, DeviceError>;
 
 /// Multiplications below which waking other threads costs more than it saves.
 const PARALLEL_WORK: usize = 1 << 18;
-/// Parts of an operation per thread, to even out how fast threads are.
-const PARTS_PER_THREAD: usize = 4;
 
 /// A number of threads and the processor's fastest kernels.
 pub struct CpuDevice {
@@ -71,6 +76,7 @@ impl Device for CpuDevice {
     type Weight = HostTensor;
     type KvPool = CpuKvPool;
     type Inputs = CpuInputs;
+    type Routes = CpuRoutes;
 
     fn buffer(&self, len: usize) -> Result<Vec<f32>> {
         bytemuck::allocation::try_zeroed_slice_box(len)
@@ -133,10 +139,22 @@ impl Device for CpuDevice {
             .chunks(norm.cols)
             .zip(out[..len].chunks_mut(norm.cols))
         {
-            let mean = self.kernels.dot(x, x) / norm.cols as f32;
-            let scale = 1.0 / (mean + norm.eps).sqrt();
+            let scale = rows::rms_scale(self.kernels, x, norm);
             for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
                 *out = x * scale * weight;
+            }
+        }
+        Ok(())
+    }
+
+    fn rms_norm_in_place(&self, x: &mut Vec<f32>, weight: &Vec<f32>, norm: RmsNorm) -> Result<()> {
+        let len = norm.rows * norm.cols;
+        DeviceError::at_least("rms_norm", x.len(), len)?;
+        DeviceError::at_least("rms_norm weight", weight.len(), norm.cols)?;
+        for x in x[..len].chunks_mut(norm.cols) {
+            let scale = rows::rms_scale(self.kernels, x, norm);
+            for (x, weight) in x.iter_mut().zip(weight) {
+                *x = *x * scale * weight;
             }
         }
         Ok(())
@@ -154,52 +172,48 @@ impl Device for CpuDevice {
         DeviceError::at_least("linear input", x.len(), rows * k)?;
         DeviceError::at_least("linear output", out.len(), rows * n)?;
         DeviceError::at_least("linear bias", bias.map_or(n, Vec::len), n)?;
-        let compute = |mut part: ColumnsMut<'_>| {
-            let op = Matmul {
-                k,
-                x,
-                w: weight.row_bytes(part.first(), part.width()),
-                dtype: weight.dtype(),
-                bias: bias.map(|bias| &bias[part.first()..part.first() + part.width()]),
-            };
-            self.kernels.matmul(&op, &mut part);
+        let op = Product {
+            weight,
+            bias: bias.map(Vec::as_slice),
+            x,
         };
-        let out = ColumnsMut::whole(&mut out[..rows * n], n);
-        match self.pool_for(rows * k * n) {
-            None => compute(out),
-            Some(pool) => {
-                let parts = pool.current_num_threads() * PARTS_PER_THREAD;
-                // Whole cache lines of a row, and whole tiles of weights.
-                let width = n.div_ceil(parts).next_multiple_of(16);
-                pool.install(|| out.split(width).for_each(compute));
-            }
-        }
+        self.product(op, &mut out[..rows * n]);
         Ok(())
+    }
+
+    fn head_linear(
+        &self,
+        heads: &[HostTensor],
+        (x, from): (&Vec<f32>, Columns),
+        rows: usize,
+        (out, to): (&mut Vec<f32>, Columns),
+    ) -> Result<()> {
+        let op = HeadProducts {
+            heads,
+            x,
+            from,
+            rows,
+        };
+        self.head_products(op, (out, to))
+    }
+
+    fn copy_columns(
+        &self,
+        (x, from): (&Vec<f32>, Columns),
+        rows: usize,
+        (out, to): (&mut Vec<f32>, Columns),
+    ) -> Result<()> {
+        rows::copy((x, from), rows, (out, to))
     }
 
     fn rope(
         &self,
         table: &Vec<f32>,
         inputs: &CpuInputs,
-        heads: AttentionHeads,
+        rotation: Rotation,
         x: &mut Vec<f32>,
     ) -> Result<()> {
-        let AttentionHeads { heads, head_dim } = heads;
-        DeviceError::at_least("rope", x.len(), inputs.rows.len() * heads * head_dim)?;
-        for (row, x) in inputs.rows.iter().zip(x.chunks_mut(heads * head_dim)) {
-            DeviceError::in_range("position", row.position, table.len() / head_dim)?;
-            let angles = &table[row.position * head_dim..(row.position + 1) * head_dim];
-            let (cos, sin) = angles.split_at(head_dim / 2);
-            for head in x.chunks_mut(head_dim) {
-                let (first, second) = head.split_at_mut(head_dim / 2);
-                for i in 0..first.len() {
-                    let (a, b) = (first[i], second[i]);
-                    first[i] = a * cos[i] - b * sin[i];
-                    second[i] = b * cos[i] + a * sin[i];
-                }
-            }
-        }
-        Ok(())
+        rows::rope(table, inputs, rotation, x)
     }
 
     fn kv_write(
@@ -207,13 +221,22 @@ impl Device for CpuDevice {
         pool: &mut CpuKvPool,
         layer: usize,
         inputs: &CpuInputs,
-        (k, v): (&Vec<f32>, &Vec<f32>),
+        (k, v): (&Vec<f32>, Option<&Vec<f32>>),
     ) -> Result<()> {
         inputs.check_pool(pool.shape())?;
         DeviceError::in_range("layer", layer, pool.shape().layers)?;
+        let stored = pool.shape().values == KvValues::Stored;
+        if stored != v.is_some() {
+            return Err(DeviceError::Shape {
+                what: "values to write, of which the pool keeps its own kind,",
+                found: usize::from(v.is_some()),
+                expected: usize::from(stored),
+            });
+        }
         let block_size = pool.shape().block_size;
         let width = pool.shape().kv_heads * pool.shape().head_dim;
-        for (part, heads) in [(Part::Keys, k), (Part::Values, v)] {
+        for (part, heads) in [(Part::Keys, Some(k)), (Part::Values, v)] {
+            let Some(heads) = heads else { continue };
             DeviceError::at_least("kv_write", heads.len(), inputs.rows.len() * width)?;
             let plane = Plane { layer, part };
             for (&row, heads) in inputs.rows.iter().zip(heads.chunks(width)) {
@@ -227,45 +250,39 @@ impl Device for CpuDevice {
     fn paged_attention(
         &self,
         q: &Vec<f32>,
-        heads: AttentionHeads,
+        op: ops::Attention<'_, Vec<f32>>,
         (pool, layer): (&CpuKvPool, usize),
         inputs: &CpuInputs,
         out: &mut Vec<f32>,
     ) -> Result<()> {
-        let shape = pool.shape();
-        inputs.check_pool(shape)?;
-        DeviceError::in_range("layer", layer, shape.layers)?;
-        let len = inputs.rows.len() * heads.heads * heads.head_dim;
-        DeviceError::at_least("attention input", q.len(), len)?;
-        DeviceError::at_least("attention output", out.len(), len)?;
-        if heads.head_dim != shape.head_dim || !heads.heads.is_multiple_of(shape.kv_heads) {
-            return Err(DeviceError::Shape {
-                what: "attention heads, which KV heads must divide,",
-                found: heads.heads * heads.head_dim,
-                expected: shape.kv_heads * shape.head_dim,
-            });
-        }
         let attention = Attention {
             kernels: self.kernels,
             pool,
             layer,
             inputs,
+            op,
         };
-        let width = heads.heads / shape.kv_heads * heads.head_dim;
-        let task = |(task, (q, out)): (usize, (&[f32], &mut [f32]))| {
-            attention.row(task / shape.kv_heads, task % shape.kv_heads, q, out);
-        };
-        let positions: usize = inputs.rows.iter().map(|row| row.position + 1).sum();
-        match self.pool_for(2 * positions * heads.heads * heads.head_dim) {
-            None => q[..len]
-                .chunks(width)
-                .zip(out[..len].chunks_mut(width))
+        attention.check()?;
+        let heads = inputs.rows.len() * attention.op.heads;
+        let (q_len, out_len) = (
+            heads * pool.shape().head_dim,
+            heads * pool.shape().value_dim(),
+        );
+        DeviceError::at_least("attention input", q.len(), q_len)?;
+        DeviceError::at_least("attention output", out.len(), out_len)?;
+        let q_width = attention.task_heads() * pool.shape().head_dim;
+        let out_width = attention.task_heads() * pool.shape().value_dim();
+        let task = |(task, (q, out)): (usize, (&[f32], &mut [f32]))| attention.task(task, q, out);
+        match self.pool_for(attention.work()) {
+            None => q[..q_len]
+                .chunks(q_width)
+                .zip(out[..out_len].chunks_mut(out_width))
                 .enumerate()
                 .for_each(task),
             Some(pool) => pool.install(|| {
-                q[..len]
-                    .par_chunks(width)
-                    .zip(out[..len].par_chunks_mut(width))
+                q[..q_len]
+                    .par_chunks(q_width)
+                    .zip(out[..out_len].par_chunks_mut(out_width))
                     .enumerate()
                     .for_each(task);
             }),
@@ -273,20 +290,99 @@ impl Device for CpuDevice {
         Ok(())
     }
 
-    fn silu_mul(&self, gate: &mut Vec<f32>, up: &Vec<f32>, len: usize) -> Result<()> {
-        DeviceError::at_least("silu_mul gate", gate.len(), len)?;
-        DeviceError::at_least("silu_mul up", up.len(), len)?;
-        for (gate, up) in gate[..len].iter_mut().zip(&up[..len]) {
-            *gate = math::silu(*gate) * up;
+    fn gated(
+        &self,
+        activation: Activation,
+        gate: &mut Vec<f32>,
+        up: &Vec<f32>,
+        len: usize,
+    ) -> Result<()> {
+        DeviceError::at_least("gate", gate.len(), len)?;
+        DeviceError::at_least("gated input", up.len(), len)?;
+        rows::gated(activation, &mut gate[..len], &up[..len]);
+        Ok(())
+    }
+
+    fn add(&self, x: &mut Vec<f32>, y: &Vec<f32>, scale: f32, len: usize) -> Result<()> {
+        DeviceError::at_least("add", x.len().min(y.len()), len)?;
+        for (x, y) in x[..len].iter_mut().zip(&y[..len]) {
+            *x += scale * y;
         }
         Ok(())
     }
 
-    fn add(&self, x: &mut Vec<f32>, y: &Vec<f32>, len: usize) -> Result<()> {
-        DeviceError::at_least("add", x.len().min(y.len()), len)?;
-        for (x, y) in x[..len].iter_mut().zip(&y[..len]) {
-            *x += y;
+    fn scale(&self, x: &mut Vec<f32>, factor: f32, len: usize) -> Result<()> {
+        DeviceError::at_least("scale", x.len(), len)?;
+        x[..len].iter_mut().for_each(|x| *x *= factor);
+        Ok(())
+    }
+
+    fn soft_cap(&self, x: &mut Vec<f32>, cap: f32, len: usize) -> Result<()> {
+        DeviceError::at_least("soft_cap", x.len(), len)?;
+        x[..len]
+            .iter_mut()
+            .for_each(|x| *x = cap * math::tanh(*x / cap));
+        Ok(())
+    }
+
+    fn route(
+        &self,
+        routing: &Routing,
+        (logits, bias): (&Vec<f32>, Option<&Vec<f32>>),
+        rows: usize,
+        routes: &mut CpuRoutes,
+    ) -> Result<()> {
+        let len = rows * routing.experts;
+        DeviceError::at_least("router logits", logits.len(), len)?;
+        let bias_len = bias.map_or(routing.experts, Vec::len);
+        DeviceError::at_least("router bias", bias_len, routing.experts)?;
+        routes.choose(routing, bias.map(Vec::as_slice), &logits[..len])
+    }
+
+    fn expert_linear(
+        &self,
+        experts: &[HostTensor],
+        bias: Option<&Vec<f32>>,
+        x: ExpertInput<'_, Vec<f32>>,
+        routes: &CpuRoutes,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        let (n, k) = same_shape(experts)?;
+        DeviceError::at_least("experts", experts.len(), routes.experts())?;
+        DeviceError::at_least("expert output", out.len(), routes.len() * n)?;
+        let bias_len = bias.map_or(experts.len() * n, Vec::len);
+        DeviceError::at_least("expert bias", bias_len, experts.len() * n)?;
+        let gathered;
+        let x = match x {
+            ExpertInput::Routes(x) => x,
+            ExpertInput::Tokens(x) => {
+                gathered = routes.gather(x, k)?;
+                &gathered
+            }
+        };
+        DeviceError::at_least("expert input", x.len(), routes.len() * k)?;
+        for (expert, routes) in routes.by_expert() {
+            let op = Product {
+                weight: &experts[expert],
+                bias: bias.map(|bias| &bias[expert * n..(expert + 1) * n]),
+                x: &x[routes.start * k..routes.end * k],
+            };
+            self.product(op, &mut out[routes.start * n..routes.end * n]);
         }
+        Ok(())
+    }
+
+    fn combine(
+        &self,
+        y: &Vec<f32>,
+        cols: usize,
+        routes: &CpuRoutes,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        let len = routes.row_count() * cols;
+        DeviceError::at_least("combine input", y.len(), routes.len() * cols)?;
+        DeviceError::at_least("combine output", out.len(), len)?;
+        routes.combine(y, cols, &mut out[..len]);
         Ok(())
     }
 

@@ -3,70 +3,10 @@
 use crate::batch::Batch;
 use crate::error::DeviceError;
 use crate::host::HostTensor;
+use crate::kv_shape::KvShape;
+use crate::ops::{Activation, Attention, Columns, ExpertInput, RmsNorm, Rotation, Routing};
 
 type Result<T> = std::result::Result<T, DeviceError>;
-
-/// The shape of a KV pool.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KvShape {
-    pub layers: usize,
-    pub kv_heads: usize,
-    pub head_dim: usize,
-    /// Tokens in a block.
-    pub block_size: usize,
-    pub total_blocks: usize,
-}
-
-impl KvShape {
-    /// Keys and values in one block, of all layers.
-    pub fn block_elements(&self) -> Result<usize> {
-        product(&[
-            2,
-            self.layers,
-            self.block_size,
-            self.kv_heads,
-            self.head_dim,
-        ])
-    }
-
-    /// Bytes of a block in wire form, which is `[layers][k, v][block_size]
-    /// [kv_heads][head_dim]` of f32, little endian.
-    pub fn block_bytes(&self) -> Result<usize> {
-        product(&[self.block_elements()?, size_of::<f32>()])
-    }
-
-    /// Keys and values in the whole pool.
-    pub fn pool_elements(&self) -> Result<usize> {
-        product(&[self.block_bytes()?, self.total_blocks]).map(|bytes| bytes / size_of::<f32>())
-    }
-}
-
-fn product(sizes: &[usize]) -> Result<usize> {
-    sizes
-        .iter()
-        .try_fold(1usize, |product, &size| product.checked_mul(size))
-        .filter(|&product| product > 0 && product <= isize::MAX as usize)
-        .ok_or(DeviceError::Size {
-            what: "the KV pool",
-        })
-}
-
-/// Root-mean-square norm over each of `rows` rows of `cols` (Zhang and Sennrich
-/// 2019).
-#[derive(Clone, Copy, Debug)]
-pub struct RmsNorm {
-    pub rows: usize,
-    pub cols: usize,
-    pub eps: f32,
-}
-
-/// Query heads of an attention; the pool says the KV heads, which are shared by
-/// groups of `heads / kv_heads` (Ainslie et al. 2023, GQA).
-#[derive(Clone, Copy, Debug)]
-pub struct AttentionHeads {
-    pub heads: usize,
-    pub head_dim: usize,
-}
 
 /// A device: memory behind handles, and operations on it. Activations are f32,
 /// row-major. Buffers may be longer than an operation needs; what is beyond
@@ -75,12 +15,15 @@ pub struct AttentionHeads {
 pub trait Device: Send + 'static {
     /// Activations and small parameters, f32.
     type Buffer: Send;
-    /// A matrix in the form that `linear` and `embed` read.
+    /// A matrix in the form that products and `embed` read.
     type Weight: Send;
     /// Paged keys and values of all layers.
     type KvPool: Send;
     /// A batch's tokens, positions, slots and block tables on the device.
     type Inputs: Send;
+    /// Which experts a batch's tokens go to. A route is a token and one of its
+    /// experts; routes lie expert after expert.
+    type Routes: Send + Default;
 
     /// `len` zeros.
     fn buffer(&self, len: usize) -> Result<Self::Buffer>;
@@ -117,6 +60,14 @@ pub trait Device: Send + 'static {
         out: &mut Self::Buffer,
     ) -> Result<()>;
 
+    /// [`Device::rms_norm`] whose result takes the place of `x`.
+    fn rms_norm_in_place(
+        &self,
+        x: &mut Self::Buffer,
+        weight: &Self::Buffer,
+        norm: RmsNorm,
+    ) -> Result<()>;
+
     /// `out = x w^T + bias`: x is `[rows, in]`, w `[out, in]`, out `[rows, out]`.
     fn linear(
         &self,
@@ -127,43 +78,105 @@ pub trait Device: Send + 'static {
         out: &mut Self::Buffer,
     ) -> Result<()>;
 
-    /// Rotates each head of `x`, `[rows, heads, head_dim]`, by its row's
-    /// position; the halves of a head are the two coordinates of each pair.
-    /// `table` is from [`crate::rope_table`].
+    /// A product of its own for each head: `out[row][head] = x[row][head] w^T`
+    /// with the head's matrix, all `[out, in]`; columns are those of a head.
+    fn head_linear(
+        &self,
+        heads: &[Self::Weight],
+        x: (&Self::Buffer, Columns),
+        rows: usize,
+        out: (&mut Self::Buffer, Columns),
+    ) -> Result<()>;
+
+    /// `out[row] = x[row]`, of columns that are equally wide.
+    fn copy_columns(
+        &self,
+        x: (&Self::Buffer, Columns),
+        rows: usize,
+        out: (&mut Self::Buffer, Columns),
+    ) -> Result<()>;
+
+    /// Rotates columns of each head of `x`, `[rows, heads, stride]`, by its
+    /// row's position. `table` is from [`crate::rope_table`].
     fn rope(
         &self,
         table: &Self::Buffer,
         inputs: &Self::Inputs,
-        heads: AttentionHeads,
+        rotation: Rotation,
         x: &mut Self::Buffer,
     ) -> Result<()>;
 
-    /// Stores `k` and `v`, `[rows, kv_heads, head_dim]`, at the rows' slots.
+    /// Stores keys and values, `[rows, kv_heads, head_dim]`, at the rows' slots;
+    /// values only if the pool keeps them beside keys.
     fn kv_write(
         &self,
         pool: &mut Self::KvPool,
         layer: usize,
         inputs: &Self::Inputs,
-        kv: (&Self::Buffer, &Self::Buffer),
+        kv: (&Self::Buffer, Option<&Self::Buffer>),
     ) -> Result<()>;
 
     /// Causal attention of `q`, `[rows, heads, head_dim]`, over each row's
-    /// sequence in the pool, its own position included; scores are scaled by
-    /// `1 / sqrt(head_dim)`.
+    /// sequence in a layer of the pool, its own position included; out is
+    /// `[rows, heads, value_dim]`.
     fn paged_attention(
         &self,
         q: &Self::Buffer,
-        heads: AttentionHeads,
+        attention: Attention<'_, Self::Buffer>,
         kv: (&Self::KvPool, usize),
         inputs: &Self::Inputs,
         out: &mut Self::Buffer,
     ) -> Result<()>;
 
-    /// `gate = silu(gate) * up` over `len` numbers (Shazeer 2020, SwiGLU).
-    fn silu_mul(&self, gate: &mut Self::Buffer, up: &Self::Buffer, len: usize) -> Result<()>;
+    /// `gate = activation(gate, up)` over `len` numbers.
+    fn gated(
+        &self,
+        activation: Activation,
+        gate: &mut Self::Buffer,
+        up: &Self::Buffer,
+        len: usize,
+    ) -> Result<()>;
 
-    /// `x += y` over `len` numbers.
-    fn add(&self, x: &mut Self::Buffer, y: &Self::Buffer, len: usize) -> Result<()>;
+    /// `x += scale * y` over `len` numbers.
+    fn add(&self, x: &mut Self::Buffer, y: &Self::Buffer, scale: f32, len: usize) -> Result<()>;
+
+    /// `x *= factor` over `len` numbers.
+    fn scale(&self, x: &mut Self::Buffer, factor: f32, len: usize) -> Result<()>;
+
+    /// `x = cap * tanh(x / cap)` over `len` numbers.
+    fn soft_cap(&self, x: &mut Self::Buffer, cap: f32, len: usize) -> Result<()>;
+
+    /// Chooses experts from logits, `[rows, experts]`. A bias beside them,
+    /// `[experts]`, is added to scores for the choice only, not for the weights.
+    fn route(
+        &self,
+        routing: &Routing,
+        logits: (&Self::Buffer, Option<&Self::Buffer>),
+        rows: usize,
+        routes: &mut Self::Routes,
+    ) -> Result<()>;
+
+    /// `out[route] = x w^T + bias` with the matrix and bias of the route's
+    /// expert: matrices are `[out, in]`, biases `[experts, out]`, out is
+    /// `[routes, out]`.
+    fn expert_linear(
+        &self,
+        experts: &[Self::Weight],
+        bias: Option<&Self::Buffer>,
+        x: ExpertInput<'_, Self::Buffer>,
+        routes: &Self::Routes,
+        out: &mut Self::Buffer,
+    ) -> Result<()>;
+
+    /// `out[row]` becomes the weighted sum of the row's routes; y is `[routes,
+    /// cols]`, out `[rows, cols]`.
+    fn combine(
+        &self,
+        y: &Self::Buffer,
+        cols: usize,
+        routes: &Self::Routes,
+        out: &mut Self::Buffer,
+    ) -> Result<()>;
 
     /// The batch's output rows of `x`, `[rows, cols]`, to `out`,
     /// `[outputs, cols]`.

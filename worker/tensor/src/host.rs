@@ -82,6 +82,40 @@ impl HostTensor {
         &self.data[first * row..(first + count) * row]
     }
 
+    /// `count` rows from row `first` on, in the same memory.
+    ///
+    /// # Panics
+    /// If there are no such rows.
+    pub fn slice_rows(&self, first: usize, count: usize) -> HostTensor {
+        let row = self.cols * self.dtype.size();
+        HostTensor {
+            dtype: self.dtype,
+            rows: count,
+            cols: self.cols,
+            data: self.data.slice(first * row..(first + count) * row),
+        }
+    }
+
+    /// A copy of every `step`-th column from `first` on, as rows.
+    pub fn transpose_columns(&self, first: usize, step: usize) -> HostTensor {
+        let size = self.dtype.size();
+        let columns = (first..self.cols).step_by(step);
+        let rows = columns.len();
+        let mut data = Vec::with_capacity(rows * self.rows * size);
+        for column in columns {
+            for row in 0..self.rows {
+                let start = (row * self.cols + column) * size;
+                data.extend_from_slice(&self.data[start..start + size]);
+            }
+        }
+        HostTensor {
+            dtype: self.dtype,
+            rows,
+            cols: self.rows,
+            data: data.into(),
+        }
+    }
+
     /// Writes row `row` into `out`, which is `cols` long.
     ///
     /// # Panics
@@ -134,6 +168,18 @@ mod tests {
             let tensor = HostTensor::new(dtype, 1, 1, bytes.into()).unwrap();
             assert_eq!(tensor.to_f32(), [1.5]);
         }
+    }
+
+    #[test]
+    fn slices_rows_and_transposes_columns() {
+        let data: Vec<u8> = (0..12).flat_map(|v| (v as f32).to_le_bytes()).collect();
+        let tensor = HostTensor::new(DType::F32, 3, 4, data.into()).unwrap();
+        let rows = tensor.slice_rows(1, 2);
+        assert_eq!((rows.rows(), rows.cols()), (2, 4));
+        assert_eq!(rows.to_f32(), [4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0]);
+        let odd = tensor.transpose_columns(1, 2);
+        assert_eq!((odd.rows(), odd.cols()), (2, 3));
+        assert_eq!(odd.to_f32(), [1.0, 5.0, 9.0, 3.0, 7.0, 11.0]);
     }
 
     #[test]

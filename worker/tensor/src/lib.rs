@@ -12,11 +12,18 @@ mod cpu;
 mod device;
 mod error;
 mod host;
+mod kv_shape;
+mod ops;
 mod rope;
 
 pub use batch::{Batch, BatchSequence};
 pub use cpu::CpuDevice;
-pub use device::{AttentionHeads, Device, KvShape, RmsNorm};
+pub use device::Device;
 pub use error::DeviceError;
 pub use host::{DType, HostTensor};
+pub use kv_shape::{KvShape, KvValues};
+pub use ops::{
+    Activation, Attention, Columns, ExpertGroups, ExpertInput, RmsNorm, RotaryPairs, Rotation,
+    RouterScore, Routing,
+};
 pub use rope::rope_table;

@@ -1,8 +1,8 @@
 //! A batch as the CPU's operations read it: row by row.
 
 use crate::batch::Batch;
-use crate::device::KvShape;
 use crate::error::DeviceError;
+use crate::kv_shape::KvShape;
 
 /// A batch, unrolled to rows. Its vectors keep their room from batch to batch.
 #[derive(Debug)]

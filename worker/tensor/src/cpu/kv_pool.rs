@@ -1,10 +1,10 @@
 //! Paged keys and values in host memory.
 
-use crate::device::KvShape;
 use crate::error::DeviceError;
+use crate::kv_shape::{KvShape, KvValues};
 
-/// All layers' blocks: `[layers][k, v][blocks][kv_heads][block_size][head_dim]`,
-/// so that one head's keys in a block are one matrix. Memory is the system's
+/// All layers' blocks: `[layers][planes][blocks][kv_heads][block_size]
+/// [head_dim]`, so that one head's keys in a block are one matrix. Memory is the system's
 /// until a block is first written.
 pub struct CpuKvPool {
     shape: KvShape,
@@ -46,11 +46,16 @@ impl CpuKvPool {
 
     fn head_start(&self, plane: Plane, block: usize, head: usize) -> usize {
         let s = &self.shape;
-        let plane = plane.layer * 2 + plane.part as usize;
+        let part = match s.values {
+            KvValues::Stored => plane.part as usize,
+            KvValues::KeyPrefix(_) => 0,
+        };
+        let plane = plane.layer * s.planes() + part;
         ((plane * s.total_blocks + block) * s.kv_heads + head) * s.block_size * s.head_dim
     }
 
-    /// A head's keys or values in a block, `[block_size, head_dim]`.
+    /// A head's keys or values in a block, `[block_size, head_dim]`; where values
+    /// are part of keys, they are those keys.
     pub(super) fn head(&self, plane: Plane, block: usize, head: usize) -> &[f32] {
         let start = self.head_start(plane, block, head);
         &self.data[start..start + self.shape.block_size * self.shape.head_dim]
@@ -110,7 +115,7 @@ impl CpuKvPool {
     fn wire_order(&self, block: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
         let s = self.shape.clone();
         let head_block = s.block_size * s.head_dim;
-        (0..s.layers * 2).flat_map(move |plane| {
+        (0..s.layers * s.planes()).flat_map(move |plane| {
             let base = (plane * s.total_blocks + block) * s.kv_heads * head_block;
             let (kv_heads, dim) = (s.kv_heads, s.head_dim);
             (0..s.block_size).flat_map(move |offset| {
@@ -129,6 +134,7 @@ mod tests {
             layers: 2,
             kv_heads: 3,
             head_dim: 2,
+            values: KvValues::Stored,
             block_size: 4,
             total_blocks: 5,
         })
@@ -173,6 +179,34 @@ mod tests {
     }
 
     #[test]
+    fn a_pool_of_keys_only_holds_half_and_gives_keys_for_values() {
+        let shape = KvShape {
+            values: KvValues::KeyPrefix(1),
+            ..pool().shape
+        };
+        let mut keys = CpuKvPool::new(&shape).unwrap();
+        assert_eq!(keys.data.len(), pool().data.len() / 2);
+        let wire = &wire()[..shape.block_bytes().unwrap()];
+        keys.import(3, wire).unwrap();
+        let mut out = Vec::new();
+        keys.export(3, &mut out).unwrap();
+        assert_eq!(out, wire);
+        let plane = |part| Plane { layer: 1, part };
+        let (k, v) = (plane(Part::Keys), plane(Part::Values));
+        assert_eq!(keys.head(k, 3, 2), keys.head(v, 3, 2));
+        for dim in [0, 3] {
+            let values = KvValues::KeyPrefix(dim);
+            assert!(
+                CpuKvPool::new(&KvShape {
+                    values,
+                    ..pool().shape
+                })
+                .is_err()
+            );
+        }
+    }
+
+    #[test]
     fn refuses_other_lengths_and_blocks_that_are_not_there() {
         let mut pool = pool();
         assert!(pool.import(0, &wire()[1..]).is_err());
@@ -186,6 +220,7 @@ mod tests {
             layers,
             kv_heads: 1,
             head_dim: 2,
+            values: KvValues::Stored,
             block_size: 16,
             total_blocks,
         };

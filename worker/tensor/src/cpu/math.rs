@@ -34,6 +34,47 @@ pub(super) fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
+/// 1 / (1 + e^-x)
+#[inline(always)]
+pub(super) fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// The hyperbolic tangent, with at most 3 ulp of error. (Coefficients: Cephes'
+/// tanhf, Moshier 1989.)
+#[inline(always)]
+pub(super) fn tanh(x: f32) -> f32 {
+    let square = x * x;
+    let mut p = -5.704_988_7e-3;
+    for c in [
+        2.063_908_9e-2,
+        -5.373_971_5e-2,
+        1.333_144_2e-1,
+        -3.333_328_2e-1,
+    ] {
+        p = p * square + c;
+    }
+    let small = p * square * x + x;
+    // Beyond 9 it is 1 in f32; clamped, so that e^2x stays finite.
+    let large = 1.0 - 2.0 / (exp(2.0 * x.abs().min(9.1)) + 1.0);
+    if x.abs() < 0.625 {
+        small
+    } else if x.is_nan() {
+        x
+    } else {
+        large.copysign(x)
+    }
+}
+
+/// x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))
+#[inline(always)]
+pub(super) fn gelu_tanh(x: f32) -> f32 {
+    /// sqrt(2 / pi)
+    const ROOT: f32 = 0.797_884_6;
+    let inner = ROOT * (x + 0.044_715 * x * x * x);
+    0.5 * x * (1.0 + tanh(inner))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -54,6 +95,30 @@ mod tests {
         assert!(exp(f32::NEG_INFINITY) < 2e-38);
         assert!(exp(f32::INFINITY).is_finite());
         assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn tanh_is_within_three_ulp() {
+        for i in -12_000..12_000 {
+            let x = i as f32 / 1000.0 + 0.000_37;
+            let expected = f64::from(x).tanh();
+            let error = (f64::from(tanh(x)) - expected).abs() / expected.abs();
+            assert!(error < 3.0 * f64::from(f32::EPSILON), "tanh {x}: {error}");
+        }
+        assert_eq!([tanh(0.0), tanh(1e30), tanh(-1e30)], [0.0, 1.0, -1.0]);
+        assert!(tanh(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn gelu_and_sigmoid_are_what_their_formulas_say() {
+        for i in -600..600 {
+            let x = f64::from(i) / 100.0;
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+            let gelu = 0.5 * x * (1.0 + inner.tanh());
+            assert!((f64::from(gelu_tanh(x as f32)) - gelu).abs() < 2e-6);
+            let expected = 1.0 / (1.0 + (-x).exp());
+            assert!((f64::from(sigmoid(x as f32)) - expected).abs() < 1e-6);
+        }
     }
 
     #[test]

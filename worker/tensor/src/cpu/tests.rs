@@ -1,28 +1,27 @@
 //! Operations against their definitions, and the promise that a row's bits
 //! depend on its own sequence only.
 
+mod attention;
+mod experts;
+
 use half::bf16;
 
 use super::testing::numbers;
 use super::*;
 use crate::batch::BatchSequence;
 use crate::host::DType;
+use crate::kv_shape::KvValues;
+use crate::ops::RotaryPairs;
 use crate::rope::rope_table;
 
 const KV: KvShape = KvShape {
     layers: 2,
     kv_heads: 2,
     head_dim: 24,
+    values: KvValues::Stored,
     block_size: 16,
     total_blocks: 40,
 };
-const HEADS: AttentionHeads = AttentionHeads {
-    heads: 6,
-    head_dim: 24,
-};
-/// Tokens of a whole sequence: five blocks, the last one cut.
-const LEN: usize = 70;
-
 fn devices() -> Vec<CpuDevice> {
     Kernels::all()
         .into_iter()
@@ -30,137 +29,6 @@ fn devices() -> Vec<CpuDevice> {
             [1, 3].map(|threads| CpuDevice::with_kernels(kernels, threads).unwrap())
         })
         .collect()
-}
-
-/// One sequence's KV in a pool of its own, filled chunk by chunk.
-struct Run<'a> {
-    device: &'a CpuDevice,
-    pool: CpuKvPool,
-    inputs: CpuInputs,
-    table: Vec<u32>,
-}
-
-impl<'a> Run<'a> {
-    fn new(device: &'a CpuDevice, table: &[u32]) -> Run<'a> {
-        Run {
-            device,
-            pool: device.kv_pool(&KV).unwrap(),
-            inputs: device.inputs(&KV),
-            table: table.to_vec(),
-        }
-    }
-
-    /// Attention output of positions `start..end`, beside another sequence of
-    /// three tokens in blocks 30 and up if `crowded`.
-    fn chunk(&mut self, start: usize, end: usize, crowded: bool) -> Vec<f32> {
-        let crowd = if crowded { 3 } else { 0 };
-        let rows = crowd + end - start;
-        let mut blocks = vec![30, 31];
-        blocks.extend(&self.table);
-        let mut sequences = vec![BatchSequence {
-            rows: crowd..rows,
-            context_len: end,
-            blocks: 2..blocks.len(),
-        }];
-        if crowded {
-            sequences.insert(
-                0,
-                BatchSequence {
-                    rows: 0..3,
-                    context_len: 20,
-                    blocks: 0..2,
-                },
-            );
-        }
-        let batch = Batch {
-            tokens: &vec![0; rows],
-            blocks: &blocks,
-            sequences: &sequences,
-            outputs: &[],
-        };
-        self.device.load_inputs(&batch, &mut self.inputs).unwrap();
-        let rows_of = |seed, width| {
-            let mut values = numbers(9, crowd * width);
-            values.extend(&sequence_values(seed, width)[start * width..end * width]);
-            values
-        };
-        let kv_width = KV.kv_heads * KV.head_dim;
-        let width = HEADS.heads * HEADS.head_dim;
-        let (k, v) = (rows_of(2, kv_width), rows_of(3, kv_width));
-        self.device
-            .kv_write(&mut self.pool, 1, &self.inputs, (&k, &v))
-            .unwrap();
-        let mut out = vec![0.0; rows * width];
-        let kv = (&self.pool, 1);
-        self.device
-            .paged_attention(&rows_of(1, width), HEADS, kv, &self.inputs, &mut out)
-            .unwrap();
-        out.split_off(crowd * width)
-    }
-}
-
-fn sequence_values(seed: u64, width: usize) -> Vec<f32> {
-    numbers(seed, LEN * width)
-}
-
-/// Attention by its definition, in f64.
-fn exact_attention() -> Vec<f64> {
-    let (dim, heads, kv_heads) = (HEADS.head_dim, HEADS.heads, KV.kv_heads);
-    let q = sequence_values(1, heads * dim);
-    let k = sequence_values(2, kv_heads * dim);
-    let v = sequence_values(3, kv_heads * dim);
-    let at = |x: &[f32], heads, t: usize, h: usize, d| f64::from(x[(t * heads + h) * dim + d]);
-    let mut out = Vec::new();
-    for t in 0..LEN {
-        for h in 0..heads {
-            let shared = h / (heads / kv_heads);
-            let weights: Vec<f64> = (0..=t)
-                .map(|s| {
-                    let dot: f64 = (0..dim)
-                        .map(|d| at(&q, heads, t, h, d) * at(&k, kv_heads, s, shared, d))
-                        .sum();
-                    (dot / (dim as f64).sqrt()).exp()
-                })
-                .collect();
-            let total: f64 = weights.iter().sum();
-            out.extend((0..dim).map(|d| {
-                let sum: f64 = (0..=t)
-                    .map(|s| weights[s] * at(&v, kv_heads, s, shared, d))
-                    .sum();
-                sum / total
-            }));
-        }
-    }
-    out
-}
-
-#[test]
-fn attention_is_what_its_definition_says() {
-    let device = CpuDevice::new(1).unwrap();
-    let found = Run::new(&device, &[0, 1, 2, 3, 4]).chunk(0, LEN, false);
-    for (found, exact) in found.iter().zip(exact_attention()) {
-        assert!((f64::from(*found) - exact).abs() < 1e-5);
-    }
-}
-
-#[test]
-fn attention_bits_do_not_depend_on_chunks_blocks_company_or_threads() {
-    let reference = CpuDevice::new(1).unwrap();
-    let whole = Run::new(&reference, &[0, 1, 2, 3, 4]).chunk(0, LEN, false);
-    for device in devices() {
-        for cuts in [
-            vec![0, LEN],
-            vec![0, 16, 64, LEN],
-            vec![0, 5, 6, 31, 33, LEN],
-        ] {
-            let mut run = Run::new(&device, &[17, 3, 28, 9, 0]);
-            let chunks: Vec<f32> = cuts
-                .windows(2)
-                .flat_map(|cut| run.chunk(cut[0], cut[1], cut[0] % 2 == 0))
-                .collect();
-            assert!(chunks == whole, "{:?} {cuts:?}", device.kernels);
-        }
-    }
 }
 
 #[test]
@@ -192,7 +60,7 @@ fn linear_bits_do_not_depend_on_company_or_threads() {
 }
 
 #[test]
-fn rms_norm_and_swiglu_are_what_their_papers_say() {
+fn rms_norm_and_gates_are_what_their_papers_say() {
     let device = CpuDevice::new(1).unwrap();
     let (x, weight) = (numbers(1, 3 * 50), numbers(2, 50));
     let mut out = vec![0.0; 3 * 50];
@@ -209,12 +77,127 @@ fn rms_norm_and_swiglu_are_what_their_papers_say() {
             assert!((f64::from(out[i]) - exact).abs() < 1e-6);
         }
     }
-    let mut gate = x.clone();
-    device.silu_mul(&mut gate, &out, 150).unwrap();
-    for i in 0..150 {
-        let x = f64::from(x[i]);
-        let exact = x / (1.0 + (-x).exp()) * f64::from(out[i]);
-        assert!((f64::from(gate[i]) - exact).abs() < 1e-6);
+    let mut in_place = x.clone();
+    device
+        .rms_norm_in_place(&mut in_place, &weight, norm)
+        .unwrap();
+    assert_eq!(in_place, out);
+
+    let x: Vec<f32> = x.iter().map(|x| 3.0 * x).collect();
+    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+    let clamped = Activation::ClampedSwiglu {
+        alpha: 1.7,
+        limit: 1.5,
+    };
+    for activation in [Activation::Silu, Activation::GeluTanh, clamped] {
+        let mut gate = x.clone();
+        device.gated(activation, &mut gate, &out, 149).unwrap();
+        assert_eq!(gate[149], x[149]);
+        for i in 0..149 {
+            let (g, u) = (f64::from(x[i]), f64::from(out[i]));
+            let exact = match activation {
+                Activation::Silu => g * sigmoid(g) * u,
+                Activation::GeluTanh => {
+                    let inner = (2.0 / std::f64::consts::PI).sqrt() * (g + 0.044715 * g.powi(3));
+                    0.5 * g * (1.0 + inner.tanh()) * u
+                }
+                Activation::ClampedSwiglu { alpha, limit } => {
+                    let (alpha, limit) = (f64::from(alpha), f64::from(limit));
+                    let g = g.min(limit);
+                    g * sigmoid(alpha * g) * (u.clamp(-limit, limit) + 1.0)
+                }
+            };
+            assert!((f64::from(gate[i]) - exact).abs() < 4e-6, "{activation:?}");
+        }
+    }
+}
+
+#[test]
+fn scaling_adding_and_capping_leave_what_is_beyond() {
+    let device = CpuDevice::new(1).unwrap();
+    let mut x = vec![1.0, -2.0, 3.0];
+    device.add(&mut x, &vec![10.0; 3], 0.5, 2).unwrap();
+    assert_eq!(x, [6.0, 3.0, 3.0]);
+    device.scale(&mut x, 2.0, 2).unwrap();
+    assert_eq!(x, [12.0, 6.0, 3.0]);
+    device.soft_cap(&mut x, 4.0, 2).unwrap();
+    let expected = [4.0 * 3f32.tanh(), 4.0 * 1.5f32.tanh(), 3.0];
+    for (found, expected) in x.iter().zip(expected) {
+        assert!((found - expected).abs() < 1e-6);
+    }
+}
+
+#[test]
+fn columns_are_copied_and_multiplied_head_by_head() {
+    let columns = |stride, first, width| Columns {
+        stride,
+        first,
+        width,
+    };
+    let matrix = |rows, cols, values: &[f32]| {
+        let data: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        HostTensor::new(DType::F32, rows, cols, data.into()).unwrap()
+    };
+    for device in devices() {
+        // Two rows of two heads of three numbers, of which the last two count.
+        let x: Vec<f32> = (0..12).map(|v| v as f32).collect();
+        let mut out = vec![-1.0; 8];
+        device
+            .copy_columns((&x, columns(3, 1, 1)), 4, (&mut out, columns(2, 1, 1)))
+            .unwrap();
+        assert_eq!(out, [-1.0, 1.0, -1.0, 4.0, -1.0, 7.0, -1.0, 10.0]);
+        let heads = [matrix(1, 2, &[1.0, 1.0]), matrix(1, 2, &[10.0, 0.0])];
+        device
+            .head_linear(
+                &heads,
+                (&x, columns(3, 1, 2)),
+                2,
+                (&mut out, columns(2, 0, 1)),
+            )
+            .unwrap();
+        assert_eq!(out, [3.0, 1.0, 40.0, 4.0, 15.0, 7.0, 100.0, 10.0]);
+        let unlike = [matrix(1, 2, &[1.0, 1.0]), matrix(2, 1, &[1.0, 1.0])];
+        let refused = device.head_linear(
+            &unlike,
+            (&x, columns(3, 1, 2)),
+            2,
+            (&mut out, columns(2, 0, 1)),
+        );
+        assert!(refused.is_err());
+        let narrow = (&mut out, columns(2, 1, 2));
+        assert!(
+            device
+                .copy_columns((&x, columns(3, 1, 2)), 4, narrow)
+                .is_err()
+        );
+    }
+}
+
+#[test]
+fn head_products_have_the_same_bits_in_company_and_on_threads() {
+    let (heads, k, n, rows) = (5, 70, 130, 9);
+    let x = numbers(1, rows * heads * k);
+    let weights: Vec<HostTensor> = (0..heads as u64)
+        .map(|head| {
+            let values = numbers(10 + head, n * k);
+            let data: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            HostTensor::new(DType::F32, n, k, data.into()).unwrap()
+        })
+        .collect();
+    let run = |device: &CpuDevice, x: &[f32]| {
+        let rows = x.len() / (heads * k);
+        let mut out = vec![0.0; rows * heads * n];
+        let (from, to) = (Columns::whole(k), Columns::whole(n));
+        device
+            .head_linear(&weights, (&x.to_vec(), from), rows, (&mut out, to))
+            .unwrap();
+        out
+    };
+    let reference = run(&CpuDevice::new(1).unwrap(), &x);
+    for device in devices() {
+        assert!(run(&device, &x) == reference);
+        let alone = run(&device, &x[3 * heads * k..4 * heads * k]);
+        assert!(alone == reference[3 * heads * n..4 * heads * n]);
     }
 }
 
@@ -234,13 +217,15 @@ fn rope_rotates_pairs_of_halves_by_position() {
         outputs: &[],
     };
     device.load_inputs(&batch, &mut inputs).unwrap();
-    let heads = AttentionHeads {
+    let rotation = |columns, pairs| Rotation {
         heads: 1,
-        head_dim: 4,
+        columns,
+        pairs,
     };
+    let halves = rotation(Columns::whole(4), RotaryPairs::Halves);
     let mut x = vec![1.0, 2.0, 3.0, 4.0];
-    let table = rope_table(&[1.0, 0.1], 4);
-    device.rope(&table, &inputs, heads, &mut x).unwrap();
+    let table = rope_table(&[1.0, 0.1], 1.0, 4);
+    device.rope(&table, &inputs, halves, &mut x).unwrap();
     let (a, b) = (3f32, 0.3f32);
     let expected = [
         a.cos() - 3.0 * a.sin(),
@@ -251,9 +236,21 @@ fn rope_rotates_pairs_of_halves_by_position() {
     for (found, expected) in x.iter().zip(expected) {
         assert!((found - expected).abs() < 1e-6);
     }
-    let short = rope_table(&[1.0, 0.1], 3);
+    // Neighbours are pairs, and only the columns' numbers move.
+    let end = Columns {
+        stride: 5,
+        first: 1,
+        width: 4,
+    };
+    let mut neighbours = vec![9.0, 1.0, 3.0, 2.0, 4.0];
+    let adjacent = rotation(end, RotaryPairs::Adjacent);
+    device
+        .rope(&table, &inputs, adjacent, &mut neighbours)
+        .unwrap();
+    assert_eq!(neighbours, [9.0, x[0], x[2], x[1], x[3]]);
+    let short = rope_table(&[1.0, 0.1], 1.0, 3);
     assert!(matches!(
-        device.rope(&short, &inputs, heads, &mut x),
+        device.rope(&short, &inputs, halves, &mut x),
         Err(DeviceError::OutOfRange {
             what: "position",
             ..
@@ -296,8 +293,11 @@ fn embeds_and_gathers_rows_and_refuses_unknown_tokens() {
 fn refuses_buffers_that_are_too_short_and_pools_of_another_shape() {
     let device = CpuDevice::new(1).unwrap();
     let mut short = vec![0.0; 3];
-    assert!(device.add(&mut short, &vec![0.0; 4], 4).is_err());
-    assert!(device.silu_mul(&mut short, &vec![0.0; 4], 4).is_err());
+    assert!(device.add(&mut short, &vec![0.0; 4], 1.0, 4).is_err());
+    assert!(device.scale(&mut short, 2.0, 4).is_err());
+    assert!(device.soft_cap(&mut short, 2.0, 4).is_err());
+    let gated = device.gated(Activation::Silu, &mut short, &vec![0.0; 4], 4);
+    assert!(gated.is_err());
     assert!(device.read(&short, 4, &mut Vec::new()).is_err());
     let inputs = device.inputs(&KV);
     let mut other = device
@@ -309,7 +309,13 @@ fn refuses_buffers_that_are_too_short_and_pools_of_another_shape() {
     let rows = vec![0.0; 48];
     assert!(
         device
-            .kv_write(&mut other, 0, &inputs, (&rows, &rows))
+            .kv_write(&mut other, 0, &inputs, (&rows, Some(&rows)))
+            .is_err()
+    );
+    let mut pool = device.kv_pool(&KV).unwrap();
+    assert!(
+        device
+            .kv_write(&mut pool, 0, &inputs, (&rows, None))
             .is_err()
     );
 }
