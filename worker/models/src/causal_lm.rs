@@ -3,10 +3,11 @@
 use tensor::{Batch, CpuDevice, DeviceError, KvShape};
 
 use crate::checkpoint::Checkpoint;
-use crate::config::{Architecture, ModelConfig};
+use crate::config::{AttentionConfig, ModelConfig};
+use crate::decoder::Decoder;
 use crate::error::LoadError;
 use crate::files::ModelFiles;
-use crate::llama::Llama;
+use crate::parts::{GroupedAttention, LatentAttention};
 
 /// A loaded model and the KV pool that its sequences live in.
 pub trait CausalLm: Send {
@@ -47,9 +48,18 @@ pub fn load(files: &ModelFiles, options: &LoadOptions) -> Result<Box<dyn CausalL
     let checkpoint = Checkpoint::open(files)?;
     let device = CpuDevice::new(options.threads)?;
     let kv = config.kv_shape(options.block_size, options.total_blocks);
-    match config.architecture {
-        Architecture::Llama | Architecture::Mistral => {
-            Ok(Box::new(Llama::load(device, config, kv, &checkpoint)?))
-        }
-    }
+    Ok(match config.attention.clone() {
+        AttentionConfig::Grouped(heads) => Box::new(Decoder::<_, GroupedAttention<_>>::load(
+            device,
+            (config, heads),
+            kv,
+            &checkpoint,
+        )?),
+        AttentionConfig::Latent(heads) => Box::new(Decoder::<_, LatentAttention<_>>::load(
+            device,
+            (config, heads),
+            kv,
+            &checkpoint,
+        )?),
+    })
 }

@@ -9,7 +9,7 @@ mod tests;
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use safetensors::tensor::{Dtype, Metadata, SafeTensors};
+use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 use serde_json::Value;
 use tensor::{DType, HostTensor};
 
@@ -49,6 +49,15 @@ impl WeightSpec {
     }
 }
 
+impl WeightSpec {
+    fn other_dtype(&self, found: Dtype, supported: &str) -> LoadError {
+        LoadError::Unsupported {
+            what: format!("dtype {found} of tensor {}", self.name),
+            supported: supported.to_owned(),
+        }
+    }
+}
+
 /// One file of weights.
 pub(crate) struct Shard {
     file: Bytes,
@@ -75,11 +84,39 @@ impl Checkpoint {
         &self.shards
     }
 
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.find(name).is_some()
+    }
+
+    /// A weight; one of more than two dimensions is a matrix of the last.
     pub(crate) fn take(&self, spec: &WeightSpec) -> Result<HostTensor, LoadError> {
+        let (info, data) = self.checked(spec)?;
+        let dtype = match info.dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::BF16 => DType::Bf16,
+            Dtype::F16 => DType::F16,
+            other => return Err(spec.other_dtype(other, "F32, BF16, F16")),
+        };
+        let (rows, cols) = match &spec.shape[..] {
+            [outer @ .., cols] => (outer.iter().product(), *cols),
+            [] => (1, 1),
+        };
+        Ok(HostTensor::new(dtype, rows, cols, data)?)
+    }
+
+    /// A tensor of bytes, whose meaning is the caller's.
+    pub(crate) fn take_bytes(&self, spec: &WeightSpec) -> Result<Bytes, LoadError> {
+        let (info, data) = self.checked(spec)?;
+        match info.dtype {
+            Dtype::U8 => Ok(data),
+            other => Err(spec.other_dtype(other, "U8")),
+        }
+    }
+
+    /// A tensor that has the shape that is asked for.
+    fn checked(&self, spec: &WeightSpec) -> Result<(&TensorInfo, Bytes), LoadError> {
         let (shard, info) = self
-            .shards
-            .iter()
-            .find_map(|shard| Some((shard, shard.metadata.info(&spec.name)?)))
+            .find(&spec.name)
             .ok_or_else(|| LoadError::MissingTensor {
                 name: spec.name.clone(),
             })?;
@@ -90,23 +127,12 @@ impl Checkpoint {
                 expected: spec.shape.clone(),
             });
         }
-        let dtype = match info.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::BF16 => DType::Bf16,
-            Dtype::F16 => DType::F16,
-            other => {
-                return Err(LoadError::Unsupported {
-                    what: format!("dtype {other} of tensor {}", spec.name),
-                    supported: "F32, BF16, F16".to_owned(),
-                });
-            }
-        };
-        let (rows, cols) = match spec.shape[..] {
-            [rows, cols] => (rows, cols),
-            _ => (1, spec.shape.iter().product()),
-        };
-        let data = shard.tensor(info.data_offsets);
-        Ok(HostTensor::new(dtype, rows, cols, data)?)
+        Ok((info, shard.tensor(info.data_offsets)))
+    }
+
+    fn find(&self, name: &str) -> Option<(&Shard, &TensorInfo)> {
+        let in_shard = |shard| Some((shard, Shard::info(shard, name)?));
+        self.shards.iter().find_map(in_shard)
     }
 }
 
@@ -122,6 +148,10 @@ impl Shard {
             file,
             metadata,
         })
+    }
+
+    fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.metadata.info(name)
     }
 
     /// The header, which says every tensor's name, type, shape and place.

@@ -1,59 +1,116 @@
-//! What a checkpoint's `config.json` and `generation_config.json` say.
+//! What a checkpoint's `config.json` and `generation_config.json` say, in terms
+//! that all families share. What a family's own fields mean, `families` knows.
 
-mod fields;
+mod attention;
+mod feed_forward;
+pub(crate) mod fields;
 mod rope;
 #[cfg(test)]
 mod tests;
 
 use serde_json::Value;
-use tensor::KvShape;
+use tensor::{KvShape, KvValues};
 
 use crate::error::LoadError;
+use crate::families;
 use crate::files::ModelFiles;
+pub use attention::{AttentionConfig, GroupedHeads, LatentHeads};
+pub use feed_forward::{Dense, DenseLayout, ExpertLayout, Experts, FeedForward, StackFormat};
 use fields::Fields;
 pub use rope::{Rope, RopeScaling};
 
 const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
-
-/// Families that there is code for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Architecture {
-    Llama,
-    /// Llama, but for its own names of options.
-    Mistral,
-}
+/// Above any real model's, so that a hostile config costs nothing.
+const MOST_LAYERS: usize = 1024;
 
 /// A model's sizes and options, checked: every size is at least 1, at most
 /// 2^24, and they fit each other.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
-    pub architecture: Architecture,
+    /// As `config.json` names it.
+    pub architecture: &'static str,
     pub vocab_size: usize,
     pub hidden_size: usize,
-    pub intermediate_size: usize,
-    pub layers: usize,
-    pub heads: usize,
-    /// Divides `heads`.
-    pub kv_heads: usize,
-    /// Even.
-    pub head_dim: usize,
     /// The longest context that the model is made for.
     pub max_position_embeddings: usize,
-    pub rms_norm_eps: f32,
-    pub rope: Rope,
-    pub attention_bias: bool,
-    pub mlp_bias: bool,
+    pub norms: Norms,
+    pub attention: AttentionConfig,
+    /// The rotary embeddings that layers choose from.
+    pub ropes: Vec<Rope>,
+    pub layers: Vec<LayerConfig>,
+    pub multipliers: Multipliers,
+    /// Logits become `cap * tanh(logit / cap)`.
+    pub logit_cap: Option<f32>,
     /// The output matrix is the embedding matrix.
     pub tie_word_embeddings: bool,
+    /// What tensors' names may start with, before `.layers` and the like.
+    pub roots: &'static [&'static str],
     /// End-of-text tokens; those of `generation_config.json` if it has any.
     pub eos_token_ids: Vec<u32>,
+}
+
+/// What differs from layer to layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerConfig {
+    /// How many positions attention sees; `None`: all.
+    pub window: Option<usize>,
+    /// Which of the model's rotary embeddings; `None`: positions do not count.
+    pub rope: Option<usize>,
+    pub feed_forward: FeedForward,
+}
+
+/// The norms of a layer, by their tensors' names.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Norms {
+    pub eps: f32,
+    /// What is added to stored scales: Gemma stores them less 1.
+    pub offset: f32,
+    pub before_attention: &'static str,
+    /// Of attention's output.
+    pub after_attention: Option<&'static str>,
+    pub before_feed_forward: &'static str,
+    /// Of the feed-forward network's output.
+    pub after_feed_forward: Option<&'static str>,
+}
+
+/// Constants that the model's numbers are multiplied with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Multipliers {
+    pub embedding: f32,
+    /// What a layer's parts add to the residual stream.
+    pub residual: f32,
+    pub logits: f32,
+}
+
+impl Default for Multipliers {
+    fn default() -> Multipliers {
+        Multipliers {
+            embedding: 1.0,
+            residual: 1.0,
+            logits: 1.0,
+        }
+    }
+}
+
+impl Norms {
+    /// One before each part, as Llama names them.
+    fn pre(eps: f32) -> Norms {
+        Norms {
+            eps,
+            offset: 0.0,
+            before_attention: "input_layernorm",
+            after_attention: None,
+            before_feed_forward: "post_attention_layernorm",
+            after_feed_forward: None,
+        }
+    }
 }
 
 impl ModelConfig {
     pub fn read(files: &ModelFiles) -> Result<ModelConfig, LoadError> {
         let config = parse_json(CONFIG, &files.read(CONFIG)?)?;
-        let mut config = ModelConfig::parse(&Fields::of(CONFIG, &config)?)?;
+        let mut config = families::describe(&Fields::of(CONFIG, &config)?)?;
         if let Some(generation) = files.read_optional(GENERATION_CONFIG)? {
             let generation = parse_json(GENERATION_CONFIG, &generation)?;
             let generation = Fields::of(GENERATION_CONFIG, &generation)?;
@@ -66,43 +123,91 @@ impl ModelConfig {
 
     /// The KV pool that this model needs.
     pub fn kv_shape(&self, block_size: usize, total_blocks: usize) -> KvShape {
+        let (kv_heads, head_dim, values) = match &self.attention {
+            AttentionConfig::Grouped(heads) => (heads.kv_heads, heads.head_dim, KvValues::Stored),
+            AttentionConfig::Latent(heads) => {
+                (1, heads.key_dim(), KvValues::KeyPrefix(heads.kv_rank))
+            }
+        };
         KvShape {
-            layers: self.layers,
-            kv_heads: self.kv_heads,
-            head_dim: self.head_dim,
+            layers: self.layers.len(),
+            kv_heads,
+            head_dim,
+            values,
             block_size,
             total_blocks,
         }
     }
 
-    fn parse(fields: &Fields<'_>) -> Result<ModelConfig, LoadError> {
-        let architecture = architecture(fields)?;
-        refuse_unsupported(fields)?;
-        let hidden_size = fields.size("hidden_size")?;
-        let heads = fields.size("num_attention_heads")?;
-        let kv_heads = fields
-            .optional_size("num_key_value_heads")?
-            .unwrap_or(heads);
-        if !heads.is_multiple_of(kv_heads) {
-            return Err(fields.error("num_key_value_heads", "a divisor of num_attention_heads"));
-        }
+    /// A Llama-like model of these parts: what all families' configs say in the
+    /// same words, and Llama's choices for the rest.
+    pub(crate) fn decoder(
+        fields: &Fields<'_>,
+        attention: impl Into<AttentionConfig>,
+        feed_forward: impl Into<FeedForward>,
+    ) -> Result<ModelConfig, LoadError> {
+        let layers = fields.size_up_to("num_hidden_layers", MOST_LAYERS)?;
+        let attention = attention.into();
+        let layer = LayerConfig {
+            window: None,
+            rope: Some(0),
+            feed_forward: feed_forward.into(),
+        };
         Ok(ModelConfig {
-            architecture,
+            // `families` writes the name it was found by.
+            architecture: "",
             vocab_size: fields.size("vocab_size")?,
-            hidden_size,
-            intermediate_size: fields.size("intermediate_size")?,
-            layers: fields.size("num_hidden_layers")?,
-            heads,
-            kv_heads,
-            head_dim: head_dim(fields, hidden_size, heads)?,
+            hidden_size: fields.size("hidden_size")?,
             max_position_embeddings: fields.size("max_position_embeddings")?,
-            rms_norm_eps: fields.positive("rms_norm_eps")? as f32,
-            rope: Rope::parse(fields)?,
-            attention_bias: fields.flag("attention_bias")?,
-            mlp_bias: fields.flag("mlp_bias")?,
+            norms: Norms::pre(fields.positive("rms_norm_eps")? as f32),
+            ropes: vec![Rope::parse(fields, attention.rotary_dim())?],
+            attention,
+            layers: vec![layer; layers],
+            multipliers: Multipliers::default(),
+            logit_cap: None,
             tie_word_embeddings: fields.flag("tie_word_embeddings")?,
+            roots: &["model"],
             eos_token_ids: fields.tokens("eos_token_id")?.unwrap_or_default(),
         })
+    }
+
+    /// The same with a sliding window in the layers whose `layer_types` say so,
+    /// or, where there are none, in those that `slides` tells by their index.
+    pub(crate) fn with_windows(
+        mut self,
+        fields: &Fields<'_>,
+        slides: impl Fn(usize) -> bool,
+    ) -> Result<ModelConfig, LoadError> {
+        let window = fields.optional_size("sliding_window")?;
+        let types = fields.layer_types(self.layers.len())?;
+        for (index, layer) in self.layers.iter_mut().enumerate() {
+            let sliding = match &types {
+                None => slides(index),
+                Some(types) => match types[index] {
+                    "full_attention" | "attention" => false,
+                    "sliding_attention" => true,
+                    other => {
+                        return Err(LoadError::Unsupported {
+                            what: format!("layer type {other}"),
+                            supported: "full_attention, sliding_attention".to_owned(),
+                        });
+                    }
+                },
+            };
+            layer.window = window.filter(|_| sliding);
+        }
+        Ok(self)
+    }
+
+    /// Sets each layer's feed-forward network by its index.
+    pub(crate) fn with_feed_forward(
+        mut self,
+        of_layer: impl Fn(usize) -> FeedForward,
+    ) -> ModelConfig {
+        for (index, layer) in self.layers.iter_mut().enumerate() {
+            layer.feed_forward = of_layer(index);
+        }
+        self
     }
 }
 
@@ -111,65 +216,4 @@ fn parse_json(file: &'static str, content: &[u8]) -> Result<Value, LoadError> {
         file: file.to_owned(),
         reason: error.to_string(),
     })
-}
-
-fn architecture(fields: &Fields<'_>) -> Result<Architecture, LoadError> {
-    let name = fields
-        .get("architectures")
-        .and_then(|list| list.get(0)?.as_str())
-        .ok_or_else(|| fields.error("architectures", "a list with one name"))?;
-    match name {
-        "LlamaForCausalLM" => Ok(Architecture::Llama),
-        "MistralForCausalLM" => Ok(Architecture::Mistral),
-        other => Err(LoadError::Unsupported {
-            what: format!("architecture {other}"),
-            supported: "LlamaForCausalLM, MistralForCausalLM".to_owned(),
-        }),
-    }
-}
-
-/// Options that would change the numbers and that there is no code for.
-fn refuse_unsupported(fields: &Fields<'_>) -> Result<(), LoadError> {
-    let unsupported = |what: String, supported: &str| LoadError::Unsupported {
-        what,
-        supported: supported.to_owned(),
-    };
-    if let Some(quantization) = fields.get("quantization_config") {
-        let method = quantization.get("quant_method").and_then(Value::as_str);
-        let what = format!("quantization_config ({})", method.unwrap_or("unnamed"));
-        return Err(unsupported(what, "weights of f32, bf16 or f16"));
-    }
-    let activation = fields.text("hidden_act")?.unwrap_or("silu");
-    if activation != "silu" {
-        return Err(unsupported(format!("activation {activation}"), "silu"));
-    }
-    if let Some(window) = fields.optional_size("sliding_window")? {
-        let what = format!("a sliding_window of {window}");
-        return Err(unsupported(what, "full attention"));
-    }
-    if fields
-        .optional_positive("partial_rotary_factor")?
-        .unwrap_or(1.0)
-        != 1.0
-    {
-        let what = "a partial_rotary_factor".to_owned();
-        return Err(unsupported(what, "rotation of whole heads"));
-    }
-    Ok(())
-}
-
-fn head_dim(fields: &Fields<'_>, hidden_size: usize, heads: usize) -> Result<usize, LoadError> {
-    let head_dim = match fields.optional_size("head_dim")? {
-        Some(head_dim) => head_dim,
-        None if hidden_size.is_multiple_of(2 * heads) => hidden_size / heads,
-        None => {
-            let rule = "an even multiple of num_attention_heads, as head_dim is absent";
-            return Err(fields.error("hidden_size", rule));
-        }
-    };
-    if !head_dim.is_multiple_of(2) || heads * head_dim > 1 << 24 {
-        let rule = "even, and times num_attention_heads at most 16777216";
-        return Err(fields.error("head_dim", rule));
-    }
-    Ok(head_dim)
 }

@@ -1,67 +1,86 @@
-//! The Llama family (Touvron et al. 2023): pre-norm attention and SwiGLU
-//! blocks on a residual stream.
+//! The decoder that all families are described as: layers of attention and a
+//! feed-forward network on a residual stream.
 
-use tensor::{Batch, Device, DeviceError, KvShape, rope_table};
+use tensor::{Batch, Device, DeviceError, KvShape};
 
 use crate::causal_lm::CausalLm;
 use crate::checkpoint::Checkpoint;
-use crate::config::ModelConfig;
+use crate::config::{LayerConfig, ModelConfig};
 use crate::error::LoadError;
 use crate::parts::{
-    Attention, AttentionBuffers, Linear, Loader, Mlp, MlpBuffers, PagedKv, RmsNorm,
+    FeedForward, FeedForwardBuffers, LayerKv, Linear, Loader, RmsNorm, RopeTables, SelfAttention,
 };
 
-pub(crate) struct Llama<D: Device> {
+pub(crate) struct Decoder<D: Device, A: SelfAttention<D>> {
     config: ModelConfig,
+    attention: A::Config,
     kv_shape: KvShape,
     device: D,
     embed_tokens: D::Weight,
-    layers: Vec<Layer<D>>,
+    layers: Vec<Layer<D, A>>,
     norm: RmsNorm<D>,
     /// `None`: the embedding matrix.
     lm_head: Option<Linear<D>>,
-    kv: PagedKv<D>,
-    activations: Activations<D>,
+    pool: D::KvPool,
+    inputs: D::Inputs,
+    rope_tables: RopeTables<D>,
+    activations: Activations<D, A>,
 }
 
-struct Layer<D: Device> {
-    input_norm: RmsNorm<D>,
-    attention: Attention<D>,
-    post_attention_norm: RmsNorm<D>,
-    mlp: Mlp<D>,
+struct Layer<D: Device, A> {
+    config: LayerConfig,
+    /// What this layer's parts add to the residual stream is multiplied with.
+    residual: f32,
+    before_attention: RmsNorm<D>,
+    attention: A,
+    after_attention: Option<RmsNorm<D>>,
+    before_feed_forward: RmsNorm<D>,
+    feed_forward: FeedForward<D>,
+    after_feed_forward: Option<RmsNorm<D>>,
 }
 
 /// Room for the largest batch so far.
-struct Activations<D: Device> {
+struct Activations<D: Device, A: SelfAttention<D>> {
     rows: usize,
     outputs: usize,
     /// The residual stream and the values of one step on it, `[rows, hidden]`.
     hidden: D::Buffer,
     normed: D::Buffer,
     update: D::Buffer,
-    attention: AttentionBuffers<D>,
-    mlp: MlpBuffers<D>,
+    attention: A::Buffers,
+    feed_forward: FeedForwardBuffers<D>,
     /// `[outputs, vocab]`
     logits: D::Buffer,
 }
 
-impl<D: Device> Llama<D> {
+/// The pool and tables of a pass over all layers.
+struct Pass<'a, D: Device> {
+    device: &'a D,
+    pool: &'a mut D::KvPool,
+    inputs: &'a D::Inputs,
+    rope_tables: &'a RopeTables<D>,
+    rows: usize,
+}
+
+impl<D: Device, A: SelfAttention<D>> Decoder<D, A> {
     pub(crate) fn load(
         device: D,
-        config: ModelConfig,
+        (config, attention): (ModelConfig, A::Config),
         kv_shape: KvShape,
         checkpoint: &Checkpoint,
-    ) -> Result<Llama<D>, LoadError> {
+    ) -> Result<Self, LoadError> {
         let loader = Loader {
             device: &device,
             checkpoint,
         };
+        let root = root(checkpoint, config.roots);
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
-        let embed_tokens = loader.matrix("model.embed_tokens", vocab, hidden)?;
-        let layers = (0..config.layers)
-            .map(|layer| Layer::load(&loader, &config, layer))
+        let embed_tokens = loader.matrix(&format!("{root}.embed_tokens"), vocab, hidden)?;
+        let layers = (0..config.layers.len())
+            .map(|layer| Layer::load(&loader, (root, layer), &config, &attention))
             .collect::<Result<_, _>>()?;
-        let norm = loader.rms_norm("model.norm", hidden, config.rms_norm_eps)?;
+        let eps = (config.norms.eps, config.norms.offset);
+        let norm = loader.rms_norm(&format!("{root}.norm"), hidden, eps)?;
         let lm_head = (!config.tie_word_embeddings)
             .then(|| loader.linear("lm_head", (vocab, hidden), false))
             .transpose()?;
@@ -69,72 +88,142 @@ impl<D: Device> Llama<D> {
         // No position is beyond the pool.
         let positions =
             (kv_shape.block_size * kv_shape.total_blocks).min(config.max_position_embeddings);
-        let frequencies = config.rope.inverse_frequencies(config.head_dim);
-        let kv = PagedKv {
-            pool,
+        Ok(Decoder {
+            activations: Activations::new(&device, (&config, &attention), 1, 1)?,
+            rope_tables: RopeTables::new(&device, config.ropes.clone(), positions)?,
             inputs: device.inputs(&kv_shape),
-            rope_table: device.upload(&rope_table(&frequencies, positions))?,
-        };
-        Ok(Llama {
-            activations: Activations::new(&device, &config, 1, 1)?,
             config,
+            attention,
             kv_shape,
             device,
             embed_tokens,
             layers,
             norm,
             lm_head,
-            kv,
+            pool,
         })
+    }
+
+    /// Final norm and output matrix of the rows whose logits are wanted.
+    fn head(&mut self, outputs: usize) -> Result<(), DeviceError> {
+        let (config, device, a) = (&self.config, &self.device, &mut self.activations);
+        device.gather(&a.hidden, config.hidden_size, &self.inputs, &mut a.update)?;
+        self.norm
+            .forward(device, &a.update, outputs, &mut a.normed)?;
+        let (x, logits) = (&a.normed, &mut a.logits);
+        match &self.lm_head {
+            Some(head) => head.forward(device, x, outputs, logits)?,
+            None => device.linear(&self.embed_tokens, None, x, outputs, logits)?,
+        }
+        let len = outputs * config.vocab_size;
+        scale(device, logits, config.multipliers.logits, len)?;
+        match config.logit_cap {
+            Some(cap) => device.soft_cap(logits, cap, len),
+            None => Ok(()),
+        }
     }
 }
 
-impl<D: Device> Layer<D> {
+/// What the names of this checkpoint's tensors start with.
+fn root(checkpoint: &Checkpoint, roots: &'static [&'static str]) -> &'static str {
+    let has = |root: &&str| checkpoint.has(&format!("{root}.embed_tokens.weight"));
+    let found = roots.iter().copied().find(has);
+    found.or(roots.first().copied()).unwrap_or("model")
+}
+
+/// `x *= factor`, unless that changes nothing.
+fn scale<D: Device>(
+    device: &D,
+    x: &mut D::Buffer,
+    factor: f32,
+    len: usize,
+) -> Result<(), DeviceError> {
+    match factor == 1.0 {
+        true => Ok(()),
+        false => device.scale(x, factor, len),
+    }
+}
+
+impl<D: Device, A: SelfAttention<D>> Layer<D, A> {
     fn load(
         loader: &Loader<'_, D>,
+        (root, layer): (&str, usize),
         config: &ModelConfig,
-        layer: usize,
-    ) -> Result<Layer<D>, LoadError> {
-        let name = |part| format!("model.layers.{layer}.{part}");
-        let norm = |part| loader.rms_norm(&name(part), config.hidden_size, config.rms_norm_eps);
+        attention: &A::Config,
+    ) -> Result<Self, LoadError> {
+        let (norms, hidden) = (&config.norms, config.hidden_size);
+        let name = format!("{root}.layers.{layer}");
+        let norm = |part| {
+            let eps = (norms.eps, norms.offset);
+            loader.rms_norm(&format!("{name}.{part}"), hidden, eps)
+        };
+        let layer = &config.layers[layer];
         Ok(Layer {
-            input_norm: norm("input_layernorm")?,
-            attention: Attention::load(loader, &name("self_attn"), config, layer)?,
-            post_attention_norm: norm("post_attention_layernorm")?,
-            mlp: Mlp::load(loader, &name("mlp"), config)?,
+            config: layer.clone(),
+            residual: config.multipliers.residual,
+            before_attention: norm(norms.before_attention)?,
+            attention: A::load(loader, &format!("{name}.self_attn"), config, attention)?,
+            after_attention: norms.after_attention.map(norm).transpose()?,
+            before_feed_forward: norm(norms.before_feed_forward)?,
+            feed_forward: FeedForward::load(loader, &name, hidden, &layer.feed_forward)?,
+            after_feed_forward: norms.after_feed_forward.map(norm).transpose()?,
         })
     }
 
-    /// `h += attention(norm(h)); h += mlp(norm(h))`
+    /// `h += attention(norm(h)); h += feed_forward(norm(h))`
     fn forward(
         &self,
-        device: &D,
-        kv: &mut PagedKv<D>,
-        rows: usize,
-        a: &mut Activations<D>,
+        layer: usize,
+        pass: &mut Pass<'_, D>,
+        a: &mut Activations<D, A>,
     ) -> Result<(), DeviceError> {
-        let len = rows * self.input_norm.cols;
-        self.input_norm
+        let (device, rows) = (pass.device, pass.rows);
+        self.before_attention
             .forward(device, &a.hidden, rows, &mut a.normed)?;
+        let mut kv = LayerKv {
+            device,
+            pool: &mut *pass.pool,
+            inputs: pass.inputs,
+            layer,
+            window: self.config.window,
+            rope_table: pass.rope_tables.get(self.config.rope),
+        };
         let x = (&a.normed, rows);
         self.attention
-            .forward(device, kv, x, &mut a.attention, &mut a.update)?;
-        device.add(&mut a.hidden, &a.update, len)?;
-        self.post_attention_norm
+            .forward(&mut kv, x, &mut a.attention, &mut a.update)?;
+        self.add_update(device, rows, self.after_attention.as_ref(), a)?;
+        self.before_feed_forward
             .forward(device, &a.hidden, rows, &mut a.normed)?;
-        self.mlp
-            .forward(device, &a.normed, rows, &mut a.mlp, &mut a.update)?;
-        device.add(&mut a.hidden, &a.update, len)
+        let x = (&a.normed, rows);
+        self.feed_forward
+            .forward(device, x, &mut a.feed_forward, &mut a.update)?;
+        self.add_update(device, rows, self.after_feed_forward.as_ref(), a)
+    }
+
+    /// Adds a part's output to the residual stream. A communicator will sum it
+    /// over ranks here, before the norm.
+    fn add_update(
+        &self,
+        device: &D,
+        rows: usize,
+        norm: Option<&RmsNorm<D>>,
+        a: &mut Activations<D, A>,
+    ) -> Result<(), DeviceError> {
+        if let Some(norm) = norm {
+            norm.in_place(device, &mut a.update, rows)?;
+        }
+        let len = rows * self.before_attention.cols;
+        device.add(&mut a.hidden, &a.update, self.residual, len)
     }
 }
 
-impl<D: Device> Activations<D> {
+impl<D: Device, A: SelfAttention<D>> Activations<D, A> {
     fn new(
         device: &D,
-        config: &ModelConfig,
+        (config, attention): (&ModelConfig, &A::Config),
         rows: usize,
         outputs: usize,
-    ) -> Result<Activations<D>, DeviceError> {
+    ) -> Result<Self, DeviceError> {
         let hidden = || device.buffer(rows * config.hidden_size);
         Ok(Activations {
             rows,
@@ -142,8 +231,8 @@ impl<D: Device> Activations<D> {
             hidden: hidden()?,
             normed: hidden()?,
             update: hidden()?,
-            attention: AttentionBuffers::new(device, config, rows)?,
-            mlp: MlpBuffers::new(device, config, rows)?,
+            attention: A::buffers(device, attention, rows)?,
+            feed_forward: FeedForwardBuffers::new(device, config, rows)?,
             logits: device.buffer(outputs * config.vocab_size)?,
         })
     }
@@ -152,7 +241,7 @@ impl<D: Device> Activations<D> {
     fn reserve(
         &mut self,
         device: &D,
-        config: &ModelConfig,
+        config: (&ModelConfig, &A::Config),
         batch: &Batch<'_>,
     ) -> Result<(), DeviceError> {
         // Outputs pass through the residual stream's buffers too.
@@ -166,7 +255,7 @@ impl<D: Device> Activations<D> {
     }
 }
 
-impl<D: Device> CausalLm for Llama<D> {
+impl<D: Device, A: SelfAttention<D>> CausalLm for Decoder<D, A> {
     fn config(&self) -> &ModelConfig {
         &self.config
     }
@@ -176,35 +265,38 @@ impl<D: Device> CausalLm for Llama<D> {
     }
 
     fn forward(&mut self, batch: &Batch<'_>, logits: &mut Vec<f32>) -> Result<(), DeviceError> {
-        let Llama {
-            config,
+        let (config, device) = (&self.config, &self.device);
+        device.load_inputs(batch, &mut self.inputs)?;
+        let longest = batch.sequences.iter().map(|sequence| sequence.context_len);
+        self.rope_tables
+            .reserve(device, longest.max().unwrap_or(0))?;
+        let a = &mut self.activations;
+        a.reserve(device, (config, &self.attention), batch)?;
+        let rows = batch.tokens.len();
+        device.embed(&self.embed_tokens, &self.inputs, &mut a.hidden)?;
+        let embedding = config.multipliers.embedding;
+        scale(device, &mut a.hidden, embedding, rows * config.hidden_size)?;
+        let mut pass = Pass {
             device,
-            kv,
-            activations: a,
-            ..
-        } = self;
-        device.load_inputs(batch, &mut kv.inputs)?;
-        a.reserve(device, config, batch)?;
-        device.embed(&self.embed_tokens, &kv.inputs, &mut a.hidden)?;
-        for layer in &self.layers {
-            layer.forward(device, kv, batch.tokens.len(), a)?;
+            pool: &mut self.pool,
+            inputs: &self.inputs,
+            rope_tables: &self.rope_tables,
+            rows,
+        };
+        for (index, layer) in self.layers.iter().enumerate() {
+            layer.forward(index, &mut pass, a)?;
         }
         let outputs = batch.outputs.len();
-        device.gather(&a.hidden, config.hidden_size, &kv.inputs, &mut a.update)?;
-        self.norm
-            .forward(device, &a.update, outputs, &mut a.normed)?;
-        match &self.lm_head {
-            Some(head) => head.forward(device, &a.normed, outputs, &mut a.logits)?,
-            None => device.linear(&self.embed_tokens, None, &a.normed, outputs, &mut a.logits)?,
-        }
-        device.read(&a.logits, outputs * config.vocab_size, logits)
+        self.head(outputs)?;
+        let len = outputs * self.config.vocab_size;
+        self.device.read(&self.activations.logits, len, logits)
     }
 
     fn export_block(&self, block: u32, out: &mut Vec<u8>) -> Result<(), DeviceError> {
-        self.device.kv_export(&self.kv.pool, block, out)
+        self.device.kv_export(&self.pool, block, out)
     }
 
     fn import_block(&mut self, block: u32, bytes: &[u8]) -> Result<(), DeviceError> {
-        self.device.kv_import(&mut self.kv.pool, block, bytes)
+        self.device.kv_import(&mut self.pool, block, bytes)
     }
 }

@@ -34,19 +34,30 @@ fn read(config: &Value, generation: Option<Value>) -> Result<ModelConfig, LoadEr
     ModelConfig::read(&ModelFiles::embedded(files.leak()))
 }
 
+fn grouped(config: &ModelConfig) -> GroupedHeads {
+    match config.attention {
+        AttentionConfig::Grouped(heads) => heads,
+        AttentionConfig::Latent(_) => panic!("latent attention"),
+    }
+}
+
+fn windows(config: &ModelConfig) -> Vec<Option<usize>> {
+    config.layers.iter().map(|layer| layer.window).collect()
+}
+
 #[test]
 fn fills_in_what_older_configs_leave_out() {
     let config = read(&with(json!({ "num_key_value_heads": null })), None).unwrap();
-    assert_eq!((config.heads, config.kv_heads, config.head_dim), (4, 4, 16));
-    assert_eq!(
-        config.rope,
-        Rope {
-            theta: 10_000.0,
-            scaling: RopeScaling::None
-        }
-    );
+    let heads = grouped(&config);
+    assert_eq!((heads.heads, heads.kv_heads, heads.head_dim), (4, 4, 16));
+    let rope = Rope {
+        dim: 16,
+        theta: 10_000.0,
+        scaling: RopeScaling::None,
+    };
+    assert_eq!(config.ropes, [rope]);
     assert_eq!(config.eos_token_ids, [2]);
-    assert!(!config.attention_bias && !config.mlp_bias && !config.tie_word_embeddings);
+    assert!(!heads.qkv_bias && !heads.output_bias && !config.tie_word_embeddings);
 }
 
 #[test]
@@ -59,16 +70,16 @@ fn reads_both_spellings_of_rope() {
     let mut parameters = llama3.clone();
     parameters["rope_theta"] = json!(5e5);
     let newer = with(json!({ "rope_parameters": parameters }));
-    let rope = read(&older, None).unwrap().rope;
-    assert_eq!(read(&newer, None).unwrap().rope, rope);
+    let rope = read(&older, None).unwrap().ropes.remove(0);
+    assert_eq!(read(&newer, None).unwrap().ropes[0], rope);
     assert_eq!(rope.theta, 5e5);
     assert!(matches!(
         rope.scaling,
         RopeScaling::Llama3 { factor: 8.0, .. }
     ));
     let oldest = with(json!({ "rope_scaling": { "type": "linear", "factor": 2 } }));
-    let scaling = read(&oldest, None).unwrap().rope.scaling;
-    assert_eq!(scaling, RopeScaling::Linear { factor: 2.0 });
+    let scaling = &read(&oldest, None).unwrap().ropes[0].scaling;
+    assert_eq!(*scaling, RopeScaling::Linear { factor: 2.0 });
 }
 
 #[test]
@@ -83,10 +94,73 @@ fn end_tokens_of_the_generation_config_win() {
 }
 
 #[test]
-fn accepts_mistral_without_a_sliding_window() {
-    let mistral = json!({ "architectures": ["MistralForCausalLM"], "sliding_window": null });
-    let config = read(&with(mistral), None).unwrap();
-    assert_eq!(config.architecture, Architecture::Mistral);
+fn mistral_slides_in_all_layers_or_none() {
+    let mistral =
+        |window| with(json!({ "architectures": ["MistralForCausalLM"], "sliding_window": window }));
+    let of = |window| windows(&read(&mistral(window), None).unwrap());
+    assert_eq!(of(json!(null)), [None, None]);
+    assert_eq!(of(json!(4096)), [Some(4096), Some(4096)]);
+}
+
+#[test]
+fn qwen_slides_only_if_told_and_only_late_layers() {
+    let qwen = |used: bool| {
+        let config = with(json!({
+            "architectures": ["Qwen2ForCausalLM"], "use_sliding_window": used,
+            "sliding_window": 64, "max_window_layers": 1
+        }));
+        windows(&read(&config, None).unwrap())
+    };
+    assert_eq!(qwen(false), [None, None]);
+    assert_eq!(qwen(true), [None, Some(64)]);
+}
+
+#[test]
+fn layer_types_win_over_a_familys_pattern() {
+    let gemma = |types: Value| {
+        let config = with(json!({
+            "architectures": ["Gemma2ForCausalLM"], "sliding_window": 64, "layer_types": types
+        }));
+        read(&config, None)
+    };
+    let of = |types| windows(&gemma(types).unwrap());
+    assert_eq!(of(json!(null)), [Some(64), None]);
+    let swapped = json!(["full_attention", "sliding_attention"]);
+    assert_eq!(of(swapped), [None, Some(64)]);
+    let error = gemma(json!(["mamba", "full_attention"])).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("layer type mamba is not supported")
+    );
+    assert!(gemma(json!(["full_attention"])).is_err());
+}
+
+#[test]
+fn gemma3_fills_in_what_published_configs_leave_out() {
+    let published = json!({
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "eos_token_id": [1, 106],
+        "text_config": {
+            "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34,
+            "rms_norm_eps": 1e-6, "rope_scaling": { "factor": 8.0, "rope_type": "linear" },
+            "sliding_window": 1024
+        }
+    });
+    let config = read(&published, None).unwrap();
+    assert_eq!(config.vocab_size, 262_208);
+    assert_eq!(config.eos_token_ids, [1, 106]);
+    assert!(config.tie_word_embeddings);
+    let theta: Vec<f64> = config.ropes.iter().map(|rope| rope.theta).collect();
+    assert_eq!(theta, [1e6, 1e4]);
+    assert_eq!(config.ropes[0].scaling, RopeScaling::Linear { factor: 8.0 });
+    assert_eq!(config.ropes[1].scaling, RopeScaling::None);
+    let ropes: Vec<_> = config.layers[..6].iter().map(|layer| layer.rope).collect();
+    assert_eq!(
+        ropes,
+        [Some(1), Some(1), Some(1), Some(1), Some(1), Some(0)]
+    );
+    assert_eq!(windows(&config)[4..6], [Some(1024), None]);
 }
 
 #[test]
@@ -98,8 +172,15 @@ fn refuses_models_there_is_no_code_for() {
         ),
         (json!({ "hidden_act": "gelu" }), "activation gelu"),
         (
-            json!({ "sliding_window": 4096 }),
-            "a sliding_window of 4096",
+            json!({ "architectures": ["GraniteMoeHybridForCausalLM"], "num_local_experts": 4 }),
+            "num_local_experts 4 of GraniteMoeHybridForCausalLM",
+        ),
+        (
+            json!({
+                "architectures": ["GptOssForCausalLM"],
+                "quantization_config": { "quant_method": "fp8" }
+            }),
+            "quantization_config (fp8)",
         ),
         (
             json!({ "partial_rotary_factor": 0.5 }),
@@ -114,8 +195,8 @@ fn refuses_models_there_is_no_code_for() {
             "quantization_config (unnamed)",
         ),
         (
-            json!({ "rope_scaling": { "rope_type": "yarn" } }),
-            "rope type yarn",
+            json!({ "rope_scaling": { "rope_type": "ntk" } }),
+            "rope type ntk",
         ),
         (
             json!({ "rope_parameters": { "rope_type": "dynamic" } }),
@@ -149,6 +230,7 @@ fn names_the_field_that_is_wrong() {
         (json!({ "hidden_size": "64" }), "hidden_size"),
         (json!({ "hidden_size": u64::MAX }), "hidden_size"),
         (json!({ "num_hidden_layers": 0 }), "num_hidden_layers"),
+        (json!({ "num_hidden_layers": 1025 }), "num_hidden_layers"),
         (json!({ "num_attention_heads": 0 }), "num_attention_heads"),
         (
             json!({ "num_attention_heads": 6, "num_key_value_heads": 2 }),
@@ -159,7 +241,17 @@ fn names_the_field_that_is_wrong() {
         (json!({ "num_key_value_heads": 3 }), "num_key_value_heads"),
         (json!({ "num_key_value_heads": 8 }), "num_key_value_heads"),
         (json!({ "head_dim": 15 }), "head_dim"),
-        (json!({ "head_dim": 1 << 24 }), "head_dim"),
+        (json!({ "head_dim": 4098 }), "head_dim"),
+        (
+            json!({ "architectures": ["Phi3ForCausalLM"], "partial_rotary_factor": 0.2 }),
+            "partial_rotary_factor",
+        ),
+        (
+            json!({ "architectures": ["Phi3ForCausalLM"], "rope_scaling": {
+                "type": "su", "long_factor": [1.0], "short_factor": [1.0]
+            } }),
+            "rope_scaling.short_factor",
+        ),
         (
             json!({ "max_position_embeddings": 0 }),
             "max_position_embeddings",

@@ -1,100 +1,162 @@
-//! Self-attention with rotary positions over paged KV.
+//! Self-attention of heads that share keys and values in groups, with rotary
+//! positions, over paged KV.
 
-use tensor::{AttentionHeads, Device, DeviceError};
+use tensor::{Attention, Columns, Device, DeviceError, RotaryPairs, Rotation};
 
-use super::{Linear, Loader};
-use crate::config::ModelConfig;
+use super::{LayerKv, Linear, Loader, RmsNorm, SelfAttention};
+use crate::config::{GroupedHeads, ModelConfig};
 use crate::error::LoadError;
 
-pub(crate) struct Attention<D: Device> {
-    layer: usize,
+pub(crate) struct GroupedAttention<D: Device> {
+    heads: GroupedHeads,
     q: Linear<D>,
     k: Linear<D>,
     v: Linear<D>,
     o: Linear<D>,
-    heads: AttentionHeads,
-    kv_heads: AttentionHeads,
+    /// Of each head of queries and of keys.
+    norms: Option<(RmsNorm<D>, RmsNorm<D>)>,
+    sinks: Option<D::Buffer>,
 }
 
-/// What the attention of every layer reads and writes.
-pub(crate) struct PagedKv<D: Device> {
-    pub(crate) pool: D::KvPool,
-    pub(crate) inputs: D::Inputs,
-    pub(crate) rope_table: D::Buffer,
-}
-
-/// Activations inside attention: queries and results are `[rows, heads,
-/// head_dim]`, keys and values `[rows, kv_heads, head_dim]`.
-pub(crate) struct AttentionBuffers<D: Device> {
+/// Queries and results are `[rows, heads, head_dim]`, keys and values `[rows,
+/// kv_heads, head_dim]`.
+pub(crate) struct GroupedBuffers<D: Device> {
     q: D::Buffer,
     k: D::Buffer,
     v: D::Buffer,
     attended: D::Buffer,
 }
 
-impl<D: Device> AttentionBuffers<D> {
-    pub(crate) fn new(device: &D, config: &ModelConfig, rows: usize) -> Result<Self, DeviceError> {
-        let len = rows * config.heads * config.head_dim;
-        let kv_len = rows * config.kv_heads * config.head_dim;
-        Ok(AttentionBuffers {
+impl<D: Device> GroupedAttention<D> {
+    /// Queries, keys and values.
+    fn load_qkv(
+        loader: &Loader<'_, D>,
+        name: &str,
+        hidden: usize,
+        heads: &GroupedHeads,
+    ) -> Result<[Linear<D>; 3], LoadError> {
+        let width = heads.heads * heads.head_dim;
+        let kv_width = heads.kv_heads * heads.head_dim;
+        if heads.fused {
+            let name = format!("{name}.qkv_proj");
+            let outputs = [width, kv_width, kv_width];
+            let parts = loader.linear_parts(&name, &outputs, hidden, heads.qkv_bias)?;
+            return parts
+                .try_into()
+                .map_err(|_| LoadError::MissingTensor { name });
+        }
+        let linear = |part, outputs| {
+            let name = format!("{name}.{part}");
+            loader.linear(&name, (outputs, hidden), heads.qkv_bias)
+        };
+        Ok([
+            linear("q_proj", width)?,
+            linear("k_proj", kv_width)?,
+            linear("v_proj", kv_width)?,
+        ])
+    }
+
+    /// Normalises and rotates queries and keys.
+    fn place(
+        &self,
+        kv: &LayerKv<'_, D>,
+        rows: usize,
+        (q, k): (&mut D::Buffer, &mut D::Buffer),
+    ) -> Result<(), DeviceError> {
+        let heads = &self.heads;
+        if let Some((q_norm, k_norm)) = &self.norms {
+            q_norm.in_place(kv.device, q, rows * heads.heads)?;
+            k_norm.in_place(kv.device, k, rows * heads.kv_heads)?;
+        }
+        let Some(table) = kv.rope_table else {
+            return Ok(());
+        };
+        let rotation = |count| Rotation {
+            heads: count,
+            columns: Columns {
+                stride: heads.head_dim,
+                first: 0,
+                width: heads.rotary_dim,
+            },
+            pairs: RotaryPairs::Halves,
+        };
+        kv.device.rope(table, kv.inputs, rotation(heads.heads), q)?;
+        kv.device
+            .rope(table, kv.inputs, rotation(heads.kv_heads), k)
+    }
+}
+
+impl<D: Device> SelfAttention<D> for GroupedAttention<D> {
+    type Config = GroupedHeads;
+    type Buffers = GroupedBuffers<D>;
+
+    fn load(
+        loader: &Loader<'_, D>,
+        name: &str,
+        config: &ModelConfig,
+        heads: &GroupedHeads,
+    ) -> Result<Self, LoadError> {
+        let hidden = config.hidden_size;
+        let [q, k, v] = GroupedAttention::load_qkv(loader, name, hidden, heads)?;
+        let shape = (hidden, heads.heads * heads.head_dim);
+        let norm = |part| {
+            let eps = (config.norms.eps, config.norms.offset);
+            loader.rms_norm(&format!("{name}.{part}"), heads.head_dim, eps)
+        };
+        let norms = match heads.qk_norm {
+            true => Some((norm("q_norm")?, norm("k_norm")?)),
+            false => None,
+        };
+        let sinks = || loader.vector(&format!("{name}.sinks"), heads.heads);
+        Ok(GroupedAttention {
+            heads: *heads,
+            q,
+            k,
+            v,
+            o: loader.linear(&format!("{name}.o_proj"), shape, heads.output_bias)?,
+            norms,
+            sinks: heads.sinks.then(sinks).transpose()?,
+        })
+    }
+
+    fn buffers(
+        device: &D,
+        heads: &GroupedHeads,
+        rows: usize,
+    ) -> Result<GroupedBuffers<D>, DeviceError> {
+        let len = rows * heads.heads * heads.head_dim;
+        let kv_len = rows * heads.kv_heads * heads.head_dim;
+        Ok(GroupedBuffers {
             q: device.buffer(len)?,
             k: device.buffer(kv_len)?,
             v: device.buffer(kv_len)?,
             attended: device.buffer(len)?,
         })
     }
-}
 
-impl<D: Device> Attention<D> {
-    pub(crate) fn load(
-        loader: &Loader<'_, D>,
-        name: &str,
-        config: &ModelConfig,
-        layer: usize,
-    ) -> Result<Attention<D>, LoadError> {
-        let hidden = config.hidden_size;
-        let width = config.heads * config.head_dim;
-        let kv_width = config.kv_heads * config.head_dim;
-        let linear =
-            |part, shape| loader.linear(&format!("{name}.{part}"), shape, config.attention_bias);
-        let heads = |heads| AttentionHeads {
-            heads,
-            head_dim: config.head_dim,
-        };
-        Ok(Attention {
-            layer,
-            q: linear("q_proj", (width, hidden))?,
-            k: linear("k_proj", (kv_width, hidden))?,
-            v: linear("v_proj", (kv_width, hidden))?,
-            o: linear("o_proj", (hidden, width))?,
-            heads: heads(config.heads),
-            kv_heads: heads(config.kv_heads),
-        })
-    }
-
-    /// Stores the rows' KV and lets them attend to all of their sequence so
-    /// far; x and out are `[rows, hidden]`.
-    pub(crate) fn forward(
+    fn forward(
         &self,
-        device: &D,
-        kv: &mut PagedKv<D>,
+        kv: &mut LayerKv<'_, D>,
         (x, rows): (&D::Buffer, usize),
-        buffers: &mut AttentionBuffers<D>,
+        buffers: &mut GroupedBuffers<D>,
         out: &mut D::Buffer,
     ) -> Result<(), DeviceError> {
-        let AttentionBuffers { q, k, v, attended } = buffers;
-        let PagedKv {
-            pool,
-            inputs,
-            rope_table,
-        } = kv;
+        let GroupedBuffers { q, k, v, attended } = buffers;
+        let device = kv.device;
         self.q.forward(device, x, rows, q)?;
         self.k.forward(device, x, rows, k)?;
         self.v.forward(device, x, rows, v)?;
-        device.rope(rope_table, inputs, self.heads, q)?;
-        device.rope(rope_table, inputs, self.kv_heads, k)?;
-        device.kv_write(pool, self.layer, inputs, (k, v))?;
-        device.paged_attention(q, self.heads, (pool, self.layer), inputs, attended)?;
+        self.place(kv, rows, (&mut *q, &mut *k))?;
+        device.kv_write(kv.pool, kv.layer, kv.inputs, (&*k, Some(&*v)))?;
+        let attention = Attention {
+            heads: self.heads.heads,
+            scale: self.heads.scale,
+            window: kv.window,
+            soft_cap: self.heads.soft_cap,
+            sinks: self.sinks.as_ref(),
+        };
+        let pool = (&*kv.pool, kv.layer);
+        device.paged_attention(q, attention, pool, kv.inputs, attended)?;
         self.o.forward(device, attended, rows, out)
     }
 }

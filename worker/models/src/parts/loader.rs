@@ -1,6 +1,6 @@
 //! From named tensors of a checkpoint to parts on a device.
 
-use tensor::Device;
+use tensor::{Device, HostTensor};
 
 use super::{Linear, RmsNorm};
 use crate::checkpoint::{Checkpoint, WeightSpec};
@@ -19,8 +19,18 @@ impl<D: Device> Loader<'_, D> {
         rows: usize,
         cols: usize,
     ) -> Result<D::Weight, LoadError> {
+        Ok(self.device.weight(self.host_matrix(name, rows, cols)?)?)
+    }
+
+    /// The same in host memory, to be cut.
+    pub(crate) fn host_matrix(
+        &self,
+        name: &str,
+        rows: usize,
+        cols: usize,
+    ) -> Result<HostTensor, LoadError> {
         let spec = WeightSpec::matrix(format!("{name}.weight"), rows, cols);
-        Ok(self.device.weight(self.checkpoint.take(&spec)?)?)
+        self.checkpoint.take(&spec)
     }
 
     /// `{name}.weight`, `[outputs, inputs]`, and `{name}.bias` if it has one.
@@ -30,29 +40,79 @@ impl<D: Device> Loader<'_, D> {
         (outputs, inputs): (usize, usize),
         bias: bool,
     ) -> Result<Linear<D>, LoadError> {
-        let bias = bias.then(|| WeightSpec::vector(format!("{name}.bias"), outputs));
-        Ok(Linear {
-            weight: self.matrix(name, outputs, inputs)?,
-            bias: bias.map(|spec| self.vector(&spec)).transpose()?,
+        let mut parts = self.linear_parts(name, &[outputs], inputs, bias)?;
+        // One part was asked for.
+        parts.pop().ok_or_else(|| LoadError::MissingTensor {
+            name: name.to_owned(),
         })
     }
 
-    /// `{name}.weight`, `[cols]`.
+    /// The same whose rows, and bias, are cut into parts of so many outputs.
+    pub(crate) fn linear_parts(
+        &self,
+        name: &str,
+        outputs: &[usize],
+        inputs: usize,
+        bias: bool,
+    ) -> Result<Vec<Linear<D>>, LoadError> {
+        let total = outputs.iter().sum();
+        let matrix = self.host_matrix(name, total, inputs)?;
+        let bias_name = format!("{name}.bias");
+        let bias = match bias {
+            true => Some(self.host_vector(&bias_name, total)?),
+            false => {
+                self.refuse(&bias_name)?;
+                None
+            }
+        };
+        let mut first = 0;
+        let mut parts = Vec::with_capacity(outputs.len());
+        for &count in outputs {
+            let part_of = |bias: &Vec<f32>| self.device.upload(&bias[first..first + count]);
+            parts.push(Linear {
+                weight: self.device.weight(matrix.slice_rows(first, count))?,
+                bias: bias.as_ref().map(part_of).transpose()?,
+            });
+            first += count;
+        }
+        Ok(parts)
+    }
+
+    /// `{name}.weight`, `[cols]`, plus `offset`.
     pub(crate) fn rms_norm(
         &self,
         name: &str,
         cols: usize,
-        eps: f32,
+        (eps, offset): (f32, f32),
     ) -> Result<RmsNorm<D>, LoadError> {
-        let spec = WeightSpec::vector(format!("{name}.weight"), cols);
+        let mut weight = self.host_vector(&format!("{name}.weight"), cols)?;
+        weight.iter_mut().for_each(|weight| *weight += offset);
         Ok(RmsNorm {
-            weight: self.vector(&spec)?,
+            weight: self.device.upload(&weight)?,
             cols,
             eps,
         })
     }
 
-    fn vector(&self, spec: &WeightSpec) -> Result<D::Buffer, LoadError> {
-        Ok(self.device.upload(&self.checkpoint.take(spec)?.to_f32())?)
+    /// A tensor of small parameters.
+    pub(crate) fn vector(&self, name: &str, len: usize) -> Result<D::Buffer, LoadError> {
+        Ok(self.device.upload(&self.host_vector(name, len)?)?)
+    }
+
+    fn host_vector(&self, name: &str, len: usize) -> Result<Vec<f32>, LoadError> {
+        let spec = WeightSpec::vector(name, len);
+        Ok(self.checkpoint.take(&spec)?.to_f32())
+    }
+
+    /// Fails if the checkpoint has a tensor that this model has no use for, and
+    /// that would change its numbers.
+    fn refuse(&self, name: &str) -> Result<(), LoadError> {
+        match self.checkpoint.has(name) {
+            false => Ok(()),
+            true => Err(LoadError::Unsupported {
+                what: format!("tensor {name}"),
+                supported: "this layer without it, as its config says".to_owned(),
+            }),
+        }
     }
 }

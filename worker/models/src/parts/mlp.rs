@@ -1,16 +1,16 @@
-//! The gated feed-forward network (Shazeer 2020, SwiGLU).
+//! The gated feed-forward network (Shazeer 2020, GLU variants).
 
 use tensor::{Device, DeviceError};
 
 use super::{Linear, Loader};
-use crate::config::ModelConfig;
+use crate::config::{Dense, DenseLayout};
 use crate::error::LoadError;
 
 pub(crate) struct Mlp<D: Device> {
     gate: Linear<D>,
     up: Linear<D>,
     down: Linear<D>,
-    intermediate: usize,
+    config: Dense,
 }
 
 /// Activations inside the network, `[rows, intermediate]`.
@@ -20,44 +20,65 @@ pub(crate) struct MlpBuffers<D: Device> {
 }
 
 impl<D: Device> MlpBuffers<D> {
-    pub(crate) fn new(device: &D, config: &ModelConfig, rows: usize) -> Result<Self, DeviceError> {
-        let len = rows * config.intermediate_size;
+    /// For networks of at most so many intermediate numbers.
+    pub(crate) fn new(device: &D, rows: usize, widest: usize) -> Result<Self, DeviceError> {
         Ok(MlpBuffers {
-            gate: device.buffer(len)?,
-            up: device.buffer(len)?,
+            gate: device.buffer(rows * widest)?,
+            up: device.buffer(rows * widest)?,
         })
     }
 }
 
 impl<D: Device> Mlp<D> {
+    /// The network of the layer of this name.
     pub(crate) fn load(
         loader: &Loader<'_, D>,
-        name: &str,
-        config: &ModelConfig,
+        layer: &str,
+        hidden: usize,
+        config: &Dense,
     ) -> Result<Mlp<D>, LoadError> {
-        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
-        let linear = |part, shape| loader.linear(&format!("{name}.{part}"), shape, config.mlp_bias);
+        let Dense {
+            intermediate, bias, ..
+        } = *config;
+        let linear = |part, outputs, inputs| {
+            loader.linear(&format!("{layer}.{part}"), (outputs, inputs), bias)
+        };
+        let ([gate, up], down) = match config.layout {
+            DenseLayout::Separate { gate, up, down } => {
+                let gate = linear(gate, intermediate, hidden)?;
+                ([gate, linear(up, intermediate, hidden)?], down)
+            }
+            DenseLayout::Fused { gate_up, down } => {
+                let name = format!("{layer}.{gate_up}");
+                let outputs = [intermediate, intermediate];
+                let parts = loader.linear_parts(&name, &outputs, hidden, bias)?;
+                let parts = parts
+                    .try_into()
+                    .map_err(|_| LoadError::MissingTensor { name })?;
+                (parts, down)
+            }
+        };
         Ok(Mlp {
-            gate: linear("gate_proj", (intermediate, hidden))?,
-            up: linear("up_proj", (intermediate, hidden))?,
-            down: linear("down_proj", (hidden, intermediate))?,
-            intermediate,
+            gate,
+            up,
+            down: linear(down, hidden, intermediate)?,
+            config: *config,
         })
     }
 
-    /// `out = down(silu(gate(x)) * up(x))`; x and out are `[rows, hidden]`.
+    /// `out = down(activation(gate(x), up(x)))`; x and out are `[rows, hidden]`.
     pub(crate) fn forward(
         &self,
         device: &D,
-        x: &D::Buffer,
-        rows: usize,
+        (x, rows): (&D::Buffer, usize),
         buffers: &mut MlpBuffers<D>,
         out: &mut D::Buffer,
     ) -> Result<(), DeviceError> {
         let MlpBuffers { gate, up } = buffers;
         self.gate.forward(device, x, rows, gate)?;
         self.up.forward(device, x, rows, up)?;
-        device.silu_mul(gate, up, rows * self.intermediate)?;
+        let len = rows * self.config.intermediate;
+        device.gated(self.config.activation, gate, up, len)?;
         self.down.forward(device, gate, rows, out)
     }
 }

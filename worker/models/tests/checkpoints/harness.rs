@@ -1,6 +1,6 @@
 //! Sequences on a model, stepped by hand.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use models::{Batch, BatchSequence, CausalLm, LoadOptions, ModelFiles, load};
 use safetensors::{Dtype, SafeTensors};
@@ -22,6 +22,30 @@ pub fn fixture_path(name: &str) -> PathBuf {
         .join(name)
 }
 
+/// The families in `tests/families`, whose weights follow from their names.
+pub const FAMILIES: [&str; 20] = [
+    "mistral-window",
+    "qwen2",
+    "qwen2-yarn-window",
+    "qwen3",
+    "qwen3-moe",
+    "qwen3-moe-raw",
+    "granite",
+    "granite4-dense",
+    "granite4-nope",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "phi3-long",
+    "phi4-partial",
+    "mixtral",
+    "deepseek-v2-lite",
+    "deepseek-v2",
+    "deepseek-v3",
+    "gpt-oss",
+    "gpt-oss-mxfp4",
+];
+
 /// What transformers computed for a fixture.
 pub struct Reference {
     pub prompt: Vec<u32>,
@@ -32,7 +56,11 @@ pub struct Reference {
 }
 
 pub fn reference(name: &str) -> Reference {
-    let bytes = std::fs::read(fixture_path(name).join("reference.safetensors")).unwrap();
+    reference_in(&fixture_path(name))
+}
+
+pub fn reference_in(folder: &Path) -> Reference {
+    let bytes = std::fs::read(folder.join("reference.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let ids = |name: &str| {
         let tensor = file.tensor(name).unwrap();
@@ -83,10 +111,14 @@ impl Sequence {
 
 impl Model {
     pub fn load(files: &ModelFiles, threads: usize) -> Model {
+        Model::load_blocks(files, threads, TOTAL_BLOCKS)
+    }
+
+    pub fn load_blocks(files: &ModelFiles, threads: usize, total_blocks: usize) -> Model {
         let options = LoadOptions {
             threads,
             block_size: BLOCK,
-            total_blocks: TOTAL_BLOCKS,
+            total_blocks,
         };
         Model {
             lm: load(files, &options).unwrap(),

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod demo;
+mod families;
 mod harness;
 mod parity;
 mod refusals;

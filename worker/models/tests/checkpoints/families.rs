@@ -1,0 +1,223 @@
+//! Every family against transformers, and against itself.
+
+mod weights;
+
+use models::ModelFiles;
+
+use crate::harness::{BLOCK, FAMILIES, Model, Reference, Sequence, greedy};
+use weights::{Family, Tensor};
+
+/// Its model, on so many threads.
+fn model(family: &Family, threads: usize) -> Model {
+    Model::load(&family.files(), threads)
+}
+
+/// The largest difference between logits.
+fn worst(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let pairs = found.iter().zip(expected);
+    pairs
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, |worst, difference| match difference.is_nan() {
+            true => f32::INFINITY,
+            false => worst.max(difference),
+        })
+}
+
+fn each(test: impl Fn(&str, Family, Reference)) {
+    for name in FAMILIES {
+        let family = Family::read(name);
+        let reference = family.reference();
+        test(name, family, reference);
+    }
+}
+
+#[test]
+fn logits_match_transformers() {
+    each(|name, family, reference| {
+        let mut sequence = Sequence::new(&reference.prompt, 0, 1);
+        let logits = model(&family, 1).prefill(&mut sequence, usize::MAX);
+        let worst = worst(&logits, &reference.logits);
+        println!("{name:20} {worst:e}");
+        assert!(worst <= 1e-3, "{name}: {worst}");
+    });
+}
+
+#[test]
+fn greedy_tokens_match_transformers_however_the_prompt_is_cut() {
+    each(|name, family, reference| {
+        let mut model = model(&family, 1);
+        for (chunk, stride) in [(usize::MAX, 1), (7, 11)] {
+            let mut sequence = Sequence::new(&reference.prompt, 3, stride);
+            model.generate(&mut sequence, chunk, reference.greedy.len());
+            assert_eq!(sequence.tokens, reference.greedy, "{name} by {chunk}");
+        }
+    });
+}
+
+#[test]
+fn logits_are_the_same_bits_however_the_prompt_is_cut_and_threaded() {
+    each(|name, family, reference| {
+        let mut whole = Sequence::new(&reference.greedy, 0, 1);
+        let expected = model(&family, 1).prefill(&mut whole, usize::MAX);
+        for (chunk, stride, threads) in [(BLOCK, 3, 1), (9, 7, 2), (1, 5, 3)] {
+            let mut cut = Sequence::new(&reference.greedy, 20, stride);
+            let logits = model(&family, threads).prefill(&mut cut, chunk);
+            assert!(logits == expected, "{name} by {chunk} on {threads} threads");
+        }
+    });
+}
+
+#[test]
+fn logits_are_the_same_bits_in_company() {
+    each(|name, family, reference| {
+        let mut model = model(&family, 1);
+        let alone = model.prefill(&mut Sequence::new(&reference.greedy, 0, 1), usize::MAX);
+        let vocab = model.vocab();
+        // Beside another that starts later in the same text, so that the two
+        // are at other places of windows and experts.
+        let mut first = Sequence::new(&reference.greedy, 0, 3);
+        let mut second = Sequence::new(&reference.greedy[13..], 1, 3);
+        let mut found = Vec::new();
+        while first.computed < first.tokens.len() {
+            let left = first.tokens.len() - first.computed;
+            let other = second.tokens.len() - second.computed;
+            let (count, other) = (left.min(6), other.min(11));
+            let mut work = vec![(&mut first, count)];
+            if other > 0 {
+                work.insert(0, (&mut second, other));
+            }
+            let logits = model.step(&mut work);
+            found.extend_from_slice(&logits[other * vocab..]);
+        }
+        assert!(found == alone, "{name}");
+    });
+}
+
+#[test]
+fn a_sequence_goes_on_in_another_instance_from_its_exported_blocks() {
+    each(|name, family, reference| {
+        let mut first = model(&family, 1);
+        let mut sequence = Sequence::new(&reference.prompt, 2, 5);
+        first.generate(&mut sequence, 10, 60);
+        let mut second = model(&family, 1);
+        let mut moved = Sequence::new(&sequence.tokens, 40, 7);
+        moved.computed = sequence.computed;
+        let blocks = sequence.computed.div_ceil(BLOCK);
+        for (from, to) in sequence.blocks.iter().zip(&moved.blocks).take(blocks) {
+            let mut wire = Vec::new();
+            first.lm.export_block(*from, &mut wire).unwrap();
+            assert_eq!(wire.len(), first.lm.kv_shape().block_bytes().unwrap());
+            second.lm.import_block(*to, &wire).unwrap();
+        }
+        second.generate(&mut moved, 10, reference.greedy.len());
+        assert_eq!(moved.tokens, reference.greedy, "{name}");
+    });
+}
+
+#[test]
+fn latent_attention_keeps_a_latent_and_one_rotated_key_of_a_token() {
+    let family = Family::read("deepseek-v3");
+    let model = model(&family, 1);
+    // Rank 24 and 8 rotated numbers, in f32, of 3 layers.
+    let bytes = model.lm.kv_shape().block_bytes().unwrap();
+    assert_eq!(bytes, 3 * BLOCK * (24 + 8) * 4);
+}
+
+#[test]
+fn the_text_part_of_a_model_that_also_sees_is_that_model() {
+    let mut family = Family::read("gemma3");
+    let reference = family.reference();
+    let text = family.config.clone();
+    family.config = serde_json::json!({
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "text_config": text,
+        "eos_token_id": 7,
+    });
+    for root in ["language_model.model", "model.language_model"] {
+        let mut seeing = family.clone();
+        for tensor in &mut seeing.tensors {
+            tensor.stored_as = tensor.name.replacen("model", root, 1);
+        }
+        let mut sequence = Sequence::new(&reference.prompt, 0, 1);
+        let logits = model(&seeing, 1).prefill(&mut sequence, usize::MAX);
+        assert!(worst(&logits, &reference.logits) <= 1e-3, "{root}");
+    }
+}
+
+#[test]
+fn every_tensor_is_missed_by_its_name_and_shape() {
+    each(|name, family, _| {
+        let loads = |family: &Family| family.load().err().map(|error| error.to_string());
+        assert_eq!(loads(&family), None, "{name}");
+        for (index, tensor) in family.tensors.iter().enumerate() {
+            let mut lacking = family.clone();
+            lacking.tensors.remove(index);
+            let expected = format!("the checkpoint has no tensor {}", tensor.name);
+            // What decides the layout of a stack of experts is asked for first.
+            assert_eq!(loads(&lacking), Some(expected), "{name}");
+            let mut longer = family.clone();
+            longer.tensors[index].shape[0] += 1;
+            let found = loads(&longer).unwrap();
+            let expected = format!("tensor {} has shape ", tensor.name);
+            assert!(found.starts_with(&expected), "{name}: {found}");
+        }
+    });
+}
+
+#[test]
+fn a_bias_that_the_config_does_not_mention_is_refused() {
+    let mut family = Family::read("qwen3");
+    let mut bias: Tensor = family.tensors[0].clone();
+    bias.shape = vec![64];
+    bias.name = "model.layers.0.self_attn.q_proj.bias".to_owned();
+    bias.stored_as = bias.name.clone();
+    family.tensors.push(bias);
+    let error = family.load().err().unwrap().to_string();
+    assert!(
+        error.starts_with("tensor model.layers.0.self_attn.q_proj.bias is not supported"),
+        "{error}"
+    );
+}
+
+#[test]
+fn routing_that_cannot_be_is_refused_at_load() {
+    for (field, value) in [
+        ("num_experts_per_tok", 9),
+        ("n_group", 3),
+        ("topk_group", 5),
+    ] {
+        let mut family = Family::read("deepseek-v3");
+        family.config[field] = value.into();
+        assert!(family.load().is_err(), "{field}");
+    }
+}
+
+#[test]
+fn long_sequences_decode_as_they_prefill() {
+    // Beyond the first rotary tables and many windows.
+    for name in ["gemma3", "gpt-oss", "deepseek-v3"] {
+        let mut family = Family::read(name);
+        family.config["max_position_embeddings"] = 4096.into();
+        let tokens: Vec<u32> = (0..1040).map(|i| 3 + (i * i + 7 * i) % 120).collect();
+        let load = || {
+            let files: ModelFiles = family.files();
+            Model::load_blocks(&files, 2, 80)
+        };
+        let table: Vec<u32> = (0..80).map(|i| (i * 37) % 80).collect();
+        let sequence = |tokens: &[u32]| Sequence {
+            tokens: tokens.to_vec(),
+            computed: 0,
+            blocks: table.clone(),
+        };
+        let mut one = load();
+        let whole = one.prefill(&mut sequence(&tokens), usize::MAX);
+        let mut two = load();
+        let mut cut = sequence(&tokens);
+        two.step(&mut [(&mut cut, 1000)]);
+        let rest = two.prefill(&mut cut, 1);
+        assert!(rest == whole[whole.len() - rest.len()..], "{name}");
+        let next = greedy(&rest[rest.len() - one.vocab()..]);
+        assert!((next as usize) < one.vocab());
+    }
+}
