@@ -83,13 +83,18 @@ fn quantization<'a>(fields: &Fields<'a>) -> Option<&'a str> {
 /// The share of a head that is rotated must be all of it, as this family has no
 /// code for less.
 fn refuse_partial_rotation(fields: &Fields<'_>) -> Result<(), LoadError> {
-    match fields.optional_positive("partial_rotary_factor")? {
-        None | Some(1.0) => Ok(()),
-        Some(_) => Err(unsupported(
-            "a partial_rotary_factor".to_owned(),
-            "rotation of whole heads",
-        )),
+    let field = "partial_rotary_factor";
+    let inner = match fields.object("rope_parameters", "rope_parameters.")? {
+        Some(parameters) => parameters.optional_positive(field)?,
+        None => None,
+    };
+    for factor in [inner, fields.optional_positive(field)?] {
+        if !matches!(factor, None | Some(1.0)) {
+            let what = format!("a {field}");
+            return Err(unsupported(what, "rotation of whole heads"));
+        }
     }
+    Ok(())
 }
 
 /// How many experts there are, under any of the names that a number of

@@ -48,7 +48,7 @@ FAMILIES = {
     "mistral-window": (1, tf.MistralConfig, dict(sliding_window=WINDOW, head_dim=16, rope_parameters=ROPE), {}, "F32"),
     "qwen2": (1, tf.Qwen2Config, dict(rope_parameters=ROPE), {}, "BF16"),
     "qwen2-yarn-window": (1, tf.Qwen2Config, dict(use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1,
-                                                  rope_parameters=YARN), {"layer_types": None}, "F32"),
+                                                  rope_parameters={**YARN, "rope_theta": 100.0, "beta_fast": 2.0, "beta_slow": 0.5}), {"layer_types": None}, "F32"),
     "qwen3": (1, tf.Qwen3Config, dict(head_dim=16, tie_word_embeddings=True, rope_parameters=ROPE), {}, "BF16"),
     "qwen3-moe": (1, tf.Qwen3MoeConfig, dict(head_dim=16, num_experts=8, num_experts_per_tok=3, moe_intermediate_size=24,
                                              norm_topk_prob=True, mlp_only_layers=[1], rope_parameters=ROPE), {}, "BF16"),
@@ -86,7 +86,7 @@ FAMILIES = {
     "deepseek-v3": (1, tf.DeepseekV3Config, dict(
         **LATENT, q_lora_rank=20, n_group=4, topk_group=2, routed_scaling_factor=2.5, norm_topk_prob=True,
         rope_parameters={**YARN, "mscale": 1.0, "mscale_all_dim": 1.0}), {}, "BF16"),
-    "gpt-oss": (1, tf.GptOssConfig, dict(head_dim=16, sliding_window=WINDOW, num_local_experts=4, num_experts_per_tok=2,
+    "gpt-oss": (1, tf.GptOssConfig, dict(head_dim=16, swiglu_limit=1.0, sliding_window=WINDOW, num_local_experts=4, num_experts_per_tok=2,
                                          rope_parameters={**YARN, "truncate": False}), {}, "F32"),
     "gpt-oss-mxfp4": (2, tf.GptOssConfig, dict(hidden_size=64, head_dim=16, sliding_window=WINDOW, num_local_experts=4,
                                                num_experts_per_tok=2, rope_parameters={**YARN, "truncate": False}),

@@ -14,7 +14,6 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::batch::Batch;
@@ -270,23 +269,8 @@ impl Device for CpuDevice {
         );
         DeviceError::at_least("attention input", q.len(), q_len)?;
         DeviceError::at_least("attention output", out.len(), out_len)?;
-        let q_width = attention.task_heads() * pool.shape().head_dim;
-        let out_width = attention.task_heads() * pool.shape().value_dim();
-        let task = |(task, (q, out)): (usize, (&[f32], &mut [f32]))| attention.task(task, q, out);
-        match self.pool_for(attention.work()) {
-            None => q[..q_len]
-                .chunks(q_width)
-                .zip(out[..out_len].chunks_mut(out_width))
-                .enumerate()
-                .for_each(task),
-            Some(pool) => pool.install(|| {
-                q[..q_len]
-                    .par_chunks(q_width)
-                    .zip(out[..out_len].par_chunks_mut(out_width))
-                    .enumerate()
-                    .for_each(task);
-            }),
-        }
+        let pool = self.pool_for(attention.work());
+        attention.run(pool, &q[..q_len], &mut out[..out_len]);
         Ok(())
     }
 

@@ -187,6 +187,10 @@ fn refuses_models_there_is_no_code_for() {
             "a partial_rotary_factor",
         ),
         (
+            json!({ "rope_parameters": { "partial_rotary_factor": 0.5 } }),
+            "a partial_rotary_factor",
+        ),
+        (
             json!({ "quantization_config": { "quant_method": "gptq" } }),
             "quantization_config (gptq)",
         ),

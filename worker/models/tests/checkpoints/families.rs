@@ -3,6 +3,7 @@
 mod weights;
 
 use models::ModelFiles;
+use serde_json::{Value, json};
 
 use crate::harness::{BLOCK, FAMILIES, Model, Reference, Sequence, greedy};
 use weights::{Family, Tensor};
@@ -115,6 +116,78 @@ fn a_sequence_goes_on_in_another_instance_from_its_exported_blocks() {
     });
 }
 
+/// Options of the reference configs, and another value of each.
+fn other_options() -> Vec<(&'static str, &'static str, Value)> {
+    vec![
+        ("mistral-window", "/sliding_window", json!(null)),
+        ("mistral-window", "/sliding_window", json!(17)),
+        ("qwen2-yarn-window", "/max_window_layers", json!(2)),
+        ("qwen2-yarn-window", "/rope_parameters/factor", json!(4)),
+        ("qwen2-yarn-window", "/rope_parameters/beta_fast", json!(32)),
+        ("qwen2-yarn-window", "/rope_parameters/beta_slow", json!(2)),
+        ("qwen3-moe", "/norm_topk_prob", json!(false)),
+        ("qwen3-moe", "/num_experts_per_tok", json!(2)),
+        ("qwen3-moe-raw", "/norm_topk_prob", json!(true)),
+        ("granite", "/embedding_multiplier", json!(5)),
+        ("granite", "/attention_multiplier", json!(0.25)),
+        ("granite", "/residual_multiplier", json!(0.5)),
+        ("granite", "/logits_scaling", json!(1)),
+        ("granite4-dense", "/position_embedding_type", json!("nope")),
+        ("granite4-nope", "/position_embedding_type", json!("rope")),
+        ("gemma2", "/sliding_window", json!(17)),
+        ("gemma2", "/attn_logit_softcapping", json!(null)),
+        ("gemma2", "/final_logit_softcapping", json!(null)),
+        ("gemma2", "/query_pre_attn_scalar", json!(16)),
+        ("gemma2", "/hidden_activation", json!("silu")),
+        ("gemma3", "/sliding_window", json!(17)),
+        ("gemma3", "/layer_types/0", json!("full_attention")),
+        ("gemma3", "/rope_parameters/full_attention/factor", json!(1)),
+        (
+            "gemma3",
+            "/rope_parameters/sliding_attention/rope_theta",
+            json!(1e6),
+        ),
+        ("phi3", "/sliding_window", json!(null)),
+        ("phi3-long", "/original_max_position_embeddings", json!(256)),
+        ("phi3-long", "/rope_parameters/long_factor/3", json!(1)),
+        ("phi4-partial", "/rope_parameters/short_factor/3", json!(2)),
+        (
+            "deepseek-v2-lite",
+            "/rope_parameters/mscale_all_dim",
+            json!(0),
+        ),
+        ("deepseek-v2", "/topk_method", json!("greedy")),
+        ("deepseek-v2", "/topk_group", json!(3)),
+        ("deepseek-v2", "/routed_scaling_factor", json!(1)),
+        ("deepseek-v3", "/rope_interleave", json!(false)),
+        ("deepseek-v3", "/rope_parameters/mscale_all_dim", json!(0)),
+        ("deepseek-v3", "/topk_group", json!(4)),
+        ("deepseek-v3", "/norm_topk_prob", json!(false)),
+        ("gpt-oss", "/sliding_window", json!(null)),
+        ("gpt-oss", "/swiglu_limit", json!(7)),
+        ("gpt-oss", "/swiglu_alpha", json!(1)),
+        ("gpt-oss", "/rope_parameters/truncate", json!(true)),
+    ]
+}
+
+#[test]
+fn every_option_of_the_reference_configs_matters() {
+    let mut idle = Vec::new();
+    for (name, option, value) in other_options() {
+        let mut family = Family::read(name);
+        *family.config.pointer_mut(option).unwrap() = value;
+        let reference = family.reference();
+        let mut sequence = Sequence::new(&reference.prompt, 0, 1);
+        let logits = model(&family, 1).prefill(&mut sequence, 32);
+        let expected = &reference.logits[..logits.len()];
+        let change = worst(&logits, expected);
+        if change < 1e-2 {
+            idle.push(format!("{name} {option}: {change}"));
+        }
+    }
+    assert!(idle.is_empty(), "{idle:#?}");
+}
+
 #[test]
 fn latent_attention_keeps_a_latent_and_one_rotated_key_of_a_token() {
     let family = Family::read("deepseek-v3");
@@ -129,7 +202,7 @@ fn the_text_part_of_a_model_that_also_sees_is_that_model() {
     let mut family = Family::read("gemma3");
     let reference = family.reference();
     let text = family.config.clone();
-    family.config = serde_json::json!({
+    family.config = json!({
         "architectures": ["Gemma3ForConditionalGeneration"],
         "text_config": text,
         "eos_token_id": 7,

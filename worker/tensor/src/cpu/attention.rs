@@ -5,6 +5,9 @@
 //! and multiples of [`TILE`] end. Tiles are cut by position alone, so neither
 //! batch, chunk nor block table changes a bit.
 
+use rayon::ThreadPool;
+use rayon::prelude::*;
+
 use super::inputs::{CpuInputs, Row};
 use super::kernels::{ColumnsMut, Kernels, Matmul, WeightedSum};
 use super::kv_pool::{CpuKvPool, Part, Plane};
@@ -45,9 +48,30 @@ impl Attention<'_> {
         DeviceError::at_least("attention sinks", sinks, self.op.heads)
     }
 
+    /// Attention of the whole batch: `q` is `[rows, heads, head_dim]`, `out`
+    /// `[rows, heads, value_dim]`.
+    pub(super) fn run(&self, threads: Option<&ThreadPool>, q: &[f32], out: &mut [f32]) {
+        let q_width = self.task_heads() * self.shape().head_dim;
+        let out_width = self.task_heads() * self.shape().value_dim();
+        let task = |(task, (q, out)): (usize, (&[f32], &mut [f32]))| self.task(task, q, out);
+        match threads {
+            None => q
+                .chunks(q_width)
+                .zip(out.chunks_mut(out_width))
+                .enumerate()
+                .for_each(task),
+            Some(threads) => threads.install(|| {
+                q.par_chunks(q_width)
+                    .zip(out.par_chunks_mut(out_width))
+                    .enumerate()
+                    .for_each(task);
+            }),
+        }
+    }
+
     /// Query heads of one task: as many as share a KV head and are computed
     /// together.
-    pub(super) fn task_heads(&self) -> usize {
+    fn task_heads(&self) -> usize {
         let shared = self.op.heads / self.shape().kv_heads;
         let fits = |heads: &usize| shared.is_multiple_of(*heads);
         (1..=GROUP).rev().find(fits).unwrap_or(1)
@@ -62,7 +86,7 @@ impl Attention<'_> {
 
     /// Attention of one task of the batch: `q` is `[task_heads, head_dim]`, `out`
     /// `[task_heads, value_dim]`.
-    pub(super) fn task(&self, task: usize, q: &[f32], out: &mut [f32]) {
+    fn task(&self, task: usize, q: &[f32], out: &mut [f32]) {
         let heads = self.task_heads();
         let per_row = self.op.heads / heads;
         let group = Group {
