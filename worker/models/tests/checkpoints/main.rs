@@ -8,5 +8,6 @@ mod demo;
 mod families;
 mod harness;
 mod parity;
+mod published;
 mod refusals;
 mod stories;
