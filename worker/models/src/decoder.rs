@@ -5,7 +5,7 @@ use tensor::{Batch, Device, DeviceError, KvShape};
 
 use crate::causal_lm::CausalLm;
 use crate::checkpoint::Checkpoint;
-use crate::config::{LayerConfig, ModelConfig};
+use crate::config::ModelConfig;
 use crate::error::LoadError;
 use crate::parts::{
     FeedForward, FeedForwardBuffers, LayerKv, Linear, Loader, RmsNorm, RopeTables, SelfAttention,
@@ -28,7 +28,9 @@ pub(crate) struct Decoder<D: Device, A: SelfAttention<D>> {
 }
 
 struct Layer<D: Device, A> {
-    config: LayerConfig,
+    /// How many positions attention sees; `None`: all.
+    window: Option<usize>,
+    rope: Option<usize>,
     /// What this layer's parts add to the residual stream is multiplied with.
     residual: f32,
     before_attention: RmsNorm<D>,
@@ -159,7 +161,8 @@ impl<D: Device, A: SelfAttention<D>> Layer<D, A> {
         };
         let layer = &config.layers[layer];
         Ok(Layer {
-            config: layer.clone(),
+            window: layer.window,
+            rope: layer.rope,
             residual: config.multipliers.residual,
             before_attention: norm(norms.before_attention)?,
             attention: A::load(loader, &format!("{name}.self_attn"), config, attention)?,
@@ -185,8 +188,8 @@ impl<D: Device, A: SelfAttention<D>> Layer<D, A> {
             pool: &mut *pass.pool,
             inputs: pass.inputs,
             layer,
-            window: self.config.window,
-            rope_table: pass.rope_tables.get(self.config.rope),
+            window: self.window,
+            rope_table: pass.rope_tables.get(self.rope),
         };
         let x = (&a.normed, rows);
         self.attention

@@ -55,10 +55,19 @@ pub(crate) fn describe(fields: &Fields<'_>) -> Result<ModelConfig, LoadError> {
         ));
     };
     refuse_quantization(fields, architecture)?;
-    Ok(ModelConfig {
+    let config = ModelConfig {
         architecture,
         ..describe(fields)?
-    })
+    };
+    let mut experts = config
+        .layers
+        .iter()
+        .filter_map(|layer| layer.feed_forward.experts());
+    if experts.any(|experts| experts.routing.validate().is_err()) {
+        let rule = "at most the experts, or those of the groups that are chosen from";
+        return Err(fields.error("num_experts_per_tok", rule));
+    }
+    Ok(config)
 }
 
 /// Only gpt-oss has quantised weights of a kind there is code for; it looks at

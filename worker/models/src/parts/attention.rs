@@ -38,12 +38,14 @@ impl<D: Device> GroupedAttention<D> {
         let width = heads.heads * heads.head_dim;
         let kv_width = heads.kv_heads * heads.head_dim;
         if heads.fused {
+            let (keys, values) = (width + kv_width, width + 2 * kv_width);
             let name = format!("{name}.qkv_proj");
-            let outputs = [width, kv_width, kv_width];
-            let parts = loader.linear_parts(&name, &outputs, hidden, heads.qkv_bias)?;
-            return parts
-                .try_into()
-                .map_err(|_| LoadError::MissingTensor { name });
+            let stored = loader.stored_linear(&name, (values, hidden), heads.qkv_bias)?;
+            return Ok([
+                stored.cut(loader.device, 0..width)?,
+                stored.cut(loader.device, width..keys)?,
+                stored.cut(loader.device, keys..values)?,
+            ]);
         }
         let linear = |part, outputs| {
             let name = format!("{name}.{part}");

@@ -64,7 +64,6 @@ impl<D: Device> MixtureOfExperts<D> {
         hidden: usize,
         config: &Experts,
     ) -> Result<MixtureOfExperts<D>, LoadError> {
-        config.routing.validate()?;
         let experts = config.routing.experts;
         let router = format!("{layer}.{}", config.router);
         let choice_bias = |name| loader.vector(&format!("{layer}.{name}"), experts);

@@ -210,18 +210,15 @@ impl<D: Device> SelfAttention<D> for LatentAttention<D> {
         let hidden = config.hidden_size;
         let of = |part| format!("{name}.{part}");
         let (absorb, values) = LatentAttention::load_heads(loader, name, heads)?;
-        let outputs = [heads.kv_rank, heads.rotary_dim];
-        let down = of("kv_a_proj_with_mqa");
-        let parts = loader.linear_parts(&down, &outputs, hidden, heads.bias)?;
-        let [latent, rotary_key] =
-            <[_; 2]>::try_from(parts).map_err(|_| LoadError::MissingTensor { name: down })?;
+        let down = (heads.key_dim(), hidden);
+        let down = loader.stored_linear(&of("kv_a_proj_with_mqa"), down, heads.bias)?;
         let eps = (LATENT_EPS, 0.0);
         let shape = (hidden, heads.heads * heads.value_dim);
         Ok(LatentAttention {
             heads: *heads,
             query: Query::load(loader, name, hidden, heads)?,
-            latent,
-            rotary_key,
+            latent: down.cut(loader.device, 0..heads.kv_rank)?,
+            rotary_key: down.cut(loader.device, heads.kv_rank..heads.key_dim())?,
             latent_norm: loader.rms_norm(&of("kv_a_layernorm"), heads.kv_rank, eps)?,
             absorb,
             values,

@@ -1,5 +1,7 @@
 //! From named tensors of a checkpoint to parts on a device.
 
+use std::ops::Range;
+
 use tensor::{Device, HostTensor};
 
 use super::{Linear, RmsNorm};
@@ -9,6 +11,28 @@ use crate::error::LoadError;
 pub(crate) struct Loader<'a, D: Device> {
     pub(crate) device: &'a D,
     pub(crate) checkpoint: &'a Checkpoint,
+}
+
+/// A matrix of several, one after the other, and their biases.
+pub(crate) struct StoredLinear {
+    matrix: HostTensor,
+    bias: Option<Vec<f32>>,
+}
+
+impl StoredLinear {
+    /// Some of its outputs.
+    pub(crate) fn cut<D: Device>(
+        &self,
+        device: &D,
+        outputs: Range<usize>,
+    ) -> Result<Linear<D>, LoadError> {
+        let rows = self.matrix.slice_rows(outputs.start, outputs.len());
+        let bias = self.bias.as_ref().map(|bias| &bias[outputs]);
+        Ok(Linear {
+            weight: device.weight(rows)?,
+            bias: bias.map(|bias| device.upload(bias)).transpose()?,
+        })
+    }
 }
 
 impl<D: Device> Loader<'_, D> {
@@ -40,42 +64,27 @@ impl<D: Device> Loader<'_, D> {
         (outputs, inputs): (usize, usize),
         bias: bool,
     ) -> Result<Linear<D>, LoadError> {
-        let mut parts = self.linear_parts(name, &[outputs], inputs, bias)?;
-        // One part was asked for.
-        parts.pop().ok_or_else(|| LoadError::MissingTensor {
-            name: name.to_owned(),
-        })
+        self.stored_linear(name, (outputs, inputs), bias)?
+            .cut(self.device, 0..outputs)
     }
 
-    /// The same whose rows, and bias, are cut into parts of so many outputs.
-    pub(crate) fn linear_parts(
+    /// The same in host memory, to be cut.
+    pub(crate) fn stored_linear(
         &self,
         name: &str,
-        outputs: &[usize],
-        inputs: usize,
+        (outputs, inputs): (usize, usize),
         bias: bool,
-    ) -> Result<Vec<Linear<D>>, LoadError> {
-        let total = outputs.iter().sum();
-        let matrix = self.host_matrix(name, total, inputs)?;
+    ) -> Result<StoredLinear, LoadError> {
+        let matrix = self.host_matrix(name, outputs, inputs)?;
         let bias_name = format!("{name}.bias");
         let bias = match bias {
-            true => Some(self.host_vector(&bias_name, total)?),
+            true => Some(self.host_vector(&bias_name, outputs)?),
             false => {
                 self.refuse(&bias_name)?;
                 None
             }
         };
-        let mut first = 0;
-        let mut parts = Vec::with_capacity(outputs.len());
-        for &count in outputs {
-            let part_of = |bias: &Vec<f32>| self.device.upload(&bias[first..first + count]);
-            parts.push(Linear {
-                weight: self.device.weight(matrix.slice_rows(first, count))?,
-                bias: bias.as_ref().map(part_of).transpose()?,
-            });
-            first += count;
-        }
-        Ok(parts)
+        Ok(StoredLinear { matrix, bias })
     }
 
     /// `{name}.weight`, `[cols]`, plus `offset`.

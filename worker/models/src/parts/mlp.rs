@@ -50,12 +50,10 @@ impl<D: Device> Mlp<D> {
             }
             DenseLayout::Fused { gate_up, down } => {
                 let name = format!("{layer}.{gate_up}");
-                let outputs = [intermediate, intermediate];
-                let parts = loader.linear_parts(&name, &outputs, hidden, bias)?;
-                let parts = parts
-                    .try_into()
-                    .map_err(|_| LoadError::MissingTensor { name })?;
-                (parts, down)
+                let stored = loader.stored_linear(&name, (2 * intermediate, hidden), bias)?;
+                let gate = stored.cut(loader.device, 0..intermediate)?;
+                let up = stored.cut(loader.device, intermediate..2 * intermediate)?;
+                ([gate, up], down)
             }
         };
         Ok(Mlp {
