@@ -141,30 +141,35 @@ fn columns_are_copied_and_multiplied_head_by_head() {
     for device in devices() {
         // Two rows of two heads of three numbers, of which the last two count.
         let x: Vec<f32> = (0..12).map(|v| v as f32).collect();
-        let mut out = vec![-1.0; 8];
+        let mut out = vec![-1.0; 12];
         device
-            .copy_columns((&x, columns(3, 1, 1)), 4, (&mut out, columns(2, 1, 1)))
+            .copy_columns((&x, columns(3, 1, 1)), 4, (&mut out, columns(3, 2, 1)))
             .unwrap();
-        assert_eq!(out, [-1.0, 1.0, -1.0, 4.0, -1.0, 7.0, -1.0, 10.0]);
         let heads = [matrix(1, 2, &[1.0, 1.0]), matrix(1, 2, &[10.0, 0.0])];
         device
             .head_linear(
                 &heads,
                 (&x, columns(3, 1, 2)),
                 2,
-                (&mut out, columns(2, 0, 1)),
+                (&mut out, columns(3, 1, 1)),
             )
             .unwrap();
-        assert_eq!(out, [3.0, 1.0, 40.0, 4.0, 15.0, 7.0, 100.0, 10.0]);
+        let expected = [
+            [-1.0, 3.0, 1.0],
+            [-1.0, 40.0, 4.0],
+            [-1.0, 15.0, 7.0],
+            [-1.0, 100.0, 10.0],
+        ];
+        assert_eq!(out, expected.concat());
         let unlike = [matrix(1, 2, &[1.0, 1.0]), matrix(2, 1, &[1.0, 1.0])];
         let refused = device.head_linear(
             &unlike,
             (&x, columns(3, 1, 2)),
             2,
-            (&mut out, columns(2, 0, 1)),
+            (&mut out, columns(3, 1, 1)),
         );
         assert!(refused.is_err());
-        let narrow = (&mut out, columns(2, 1, 2));
+        let narrow = (&mut out, columns(3, 2, 2));
         assert!(
             device
                 .copy_columns((&x, columns(3, 1, 2)), 4, narrow)
