@@ -24,6 +24,7 @@ mod world;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::router::admission;
 use ::router::plan::Role;
 
 pub use bound::Bound;
@@ -48,6 +49,8 @@ pub struct Scenario {
     pub workers: Vec<WorkerSpec>,
     /// Routers that share the requests and no state; at least one.
     pub routers: usize,
+    /// How much runs and waits, in all routers together.
+    pub admission: admission::Config,
     pub network: Network,
     pub faults: Vec<Fault>,
     pub arrival: Arrival,
@@ -118,7 +121,7 @@ pub fn simulate(
     keep: &Keep,
 ) -> Simulated {
     let source = Source::new(workload, &scenario.arrival, scenario.length, scenario.seed);
-    let routers = (0..scenario.routers).map(|_| Router::new(policy.make()));
+    let routers = (0..scenario.routers).map(|_| Router::new(policy.make(), scenario.limits()));
     let mut kept = Kept {
         tally: Tally::new(keep.objectives.clone()),
         records: Vec::new(),
@@ -141,6 +144,17 @@ pub fn simulate(
 }
 
 impl Scenario {
+    /// Of one router.
+    fn limits(&self) -> admission::queue::Limits {
+        let all = self.admission.limits();
+        admission::queue::Limits {
+            max_running: all.max_running.div_ceil(self.routers),
+            max_waiting: all.max_waiting.div_ceil(self.routers),
+            max_waiting_tokens: all.max_waiting_tokens.div_ceil(self.routers as u64),
+            ..all
+        }
+    }
+
     fn block_size(&self) -> usize {
         self.workers.first().map_or(16, |it| it.profile.block_size)
     }

@@ -114,6 +114,13 @@ impl Admission {
         }
     }
 
+    /// As [`Admission::set_capacity`], so that `room` requests may run besides
+    /// those that do.
+    pub fn set_room(&self, room: usize, valid_for: Duration) {
+        let running = self.0.lock().queue.running();
+        self.set_capacity(running.saturating_add(room), valid_for);
+    }
+
     /// Everybody who waits, in the order of service: for a look at a live
     /// router, not for every request.
     pub fn positions(&self) -> Vec<Position> {

@@ -42,6 +42,9 @@ pub struct Cluster {
     state: Mutex<State>,
     released: Notify,
     connected: watched::Sender<usize>,
+    /// See [`View::room`](view::View::room); `None` too if the policy does not
+    /// hold requests back.
+    room: watched::Sender<Option<usize>>,
     /// Plans count time from here.
     began: Instant,
     plans: AtomicU64,
@@ -54,6 +57,7 @@ impl Cluster {
             state: Mutex::new(State::new(policy)),
             released: Notify::new(),
             connected: watched::Sender::new(0),
+            room: watched::Sender::new(None),
             began: Instant::now(),
             plans: AtomicU64::new(0),
             metrics,
@@ -101,6 +105,11 @@ impl Cluster {
     /// The number of connected workers, as it changes.
     pub fn watch_connected(&self) -> watched::Receiver<usize> {
         self.connected.subscribe()
+    }
+
+    /// Sequences that workers could begin soon, whenever one has reported.
+    pub fn watch_room(&self) -> watched::Receiver<Option<usize>> {
+        self.room.subscribe()
     }
 
     /// Until `workers` are connected.
@@ -177,6 +186,12 @@ impl Cluster {
             *known = connected;
             changed
         });
+    }
+
+    /// A worker has reported its load.
+    fn measure_room(&self) {
+        let room = self.state().room();
+        self.room.send_replace(room);
     }
 
     fn release(&self, booking: u64) {

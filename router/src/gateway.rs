@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::Request;
 use axum::response::Response;
@@ -23,6 +24,9 @@ use crate::objectives::{self, Hints, Objectives};
 use crate::openai::{ChatRequest, CompletionRequest, Limits};
 use crate::sequence::{Events, Origin, Sequence};
 use crate::tokenize::{self, Model, Tokenize};
+
+/// A worker's report of its load counts so long for admission.
+const ROOM_LEASE: Duration = Duration::from_secs(1);
 
 /// What every request needs.
 #[derive(Debug)]
@@ -88,6 +92,18 @@ impl Generate for Gateway {
 }
 
 impl Gateway {
+    /// Lets in only what workers can begin soon, as they report.
+    pub async fn follow_room(self: Arc<Self>) {
+        let mut room_rx = self.cluster.watch_room();
+        // Fails only when the sender is gone, which lives in the cluster.
+        while room_rx.changed().await.is_ok() {
+            let room = *room_rx.borrow_and_update();
+            if let Some(room) = room {
+                self.admission.set_room(room, ROOM_LEASE);
+            }
+        }
+    }
+
     /// What `headers` and the body of `request` come to.
     fn objectives(&self, headers: Hints, request: &tokenize::Request) -> Arc<Objectives> {
         let body = request.hints.clone();

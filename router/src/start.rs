@@ -69,6 +69,13 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<Running, Star
         cluster: cluster.clone(),
         metrics,
     });
+    let (following, draining) = (gateway.clone(), lifecycle.drain_started());
+    lifecycle.spawn("room", async move {
+        tokio::select! {
+            () = following.follow_room() => {}
+            () = draining => {}
+        }
+    });
     let shared = Shared {
         gateway: gateway.clone(),
         page,

@@ -4,9 +4,9 @@
 //! no longer kept takes a [`Snapshot`] and goes on from its number. Memory is
 //! bounded by the capacity and the number of blocks. Pure.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
-use kvcache_index::KvEvent;
+use kvcache_index::{KvEvent, Tier};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 /// Longest list of hashes in one event, so that messages stay small.
@@ -23,9 +23,11 @@ pub struct EventLog {
     /// Sum of the weights of `kept`.
     weight: usize,
     capacity: usize,
-    /// Every stored block and its parent.
-    stored: FxHashMap<u64, u64>,
+    stored: BTreeMap<Tier, Parents>,
 }
+
+/// Every stored block and its parent.
+type Parents = FxHashMap<u64, u64>;
 
 /// An event and its number.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,12 +40,13 @@ pub struct Numbered {
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     pub seq: u64,
-    stored: FxHashMap<u64, u64>,
+    stored: BTreeMap<Tier, Parents>,
 }
 
 /// Blocks that follow each other; the first follows `parent` (0: none).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
+    pub tier: Tier,
     pub parent: u64,
     pub hashes: Vec<u64>,
 }
@@ -57,7 +60,7 @@ impl EventLog {
             kept: VecDeque::new(),
             weight: 0,
             capacity,
-            stored: FxHashMap::default(),
+            stored: BTreeMap::new(),
         }
     }
 
@@ -72,19 +75,25 @@ impl EventLog {
     /// Numbers and keeps an event; a long one becomes several.
     pub fn append(&mut self, event: KvEvent) {
         match event {
-            KvEvent::Stored { mut parent, hashes } => {
+            KvEvent::Stored {
+                mut parent,
+                hashes,
+                tier,
+            } => {
                 for part in hashes.chunks(HASHES_PER_EVENT) {
                     self.push(KvEvent::Stored {
                         parent,
                         hashes: part.to_vec(),
+                        tier,
                     });
                     parent = part.last().copied().unwrap_or(parent);
                 }
             }
-            KvEvent::Removed { hashes } => {
+            KvEvent::Removed { hashes, tier } => {
                 for part in hashes.chunks(HASHES_PER_EVENT) {
                     self.push(KvEvent::Removed {
                         hashes: part.to_vec(),
+                        tier,
                     });
                 }
             }
@@ -115,14 +124,19 @@ impl EventLog {
 
     fn push(&mut self, event: KvEvent) {
         match &event {
-            KvEvent::Stored { parent, hashes } => {
+            KvEvent::Stored {
+                parent,
+                hashes,
+                tier,
+            } => {
                 let parents = std::iter::once(parent).chain(hashes);
-                self.stored
-                    .extend(hashes.iter().copied().zip(parents.copied()));
+                let stored = self.stored.entry(*tier).or_default();
+                stored.extend(hashes.iter().copied().zip(parents.copied()));
             }
-            KvEvent::Removed { hashes } => {
+            KvEvent::Removed { hashes, tier } => {
+                let stored = self.stored.entry(*tier).or_default();
                 for hash in hashes {
-                    self.stored.remove(hash);
+                    stored.remove(hash);
                 }
             }
             KvEvent::Cleared => self.stored.clear(),
@@ -141,7 +155,7 @@ impl EventLog {
 /// What an event costs to keep, in hashes.
 fn weight(event: &KvEvent) -> usize {
     match event {
-        KvEvent::Stored { hashes, .. } | KvEvent::Removed { hashes } => hashes.len() + 4,
+        KvEvent::Stored { hashes, .. } | KvEvent::Removed { hashes, .. } => hashes.len() + 4,
         KvEvent::Cleared => 4,
     }
 }
@@ -153,6 +167,7 @@ impl Snapshot {
         let mut parts = vec![Vec::new()];
         let mut room = hashes_per_part;
         for run in self.into_runs() {
+            let tier = run.tier;
             let mut parent = run.parent;
             let mut rest = run.hashes.as_slice();
             while !rest.is_empty() {
@@ -163,6 +178,7 @@ impl Snapshot {
                 let (now, later) = rest.split_at(rest.len().min(room));
                 if let Some(part) = parts.last_mut() {
                     part.push(Run {
+                        tier,
                         parent,
                         hashes: now.to_vec(),
                     });
@@ -175,39 +191,48 @@ impl Snapshot {
         parts
     }
 
-    /// Every block is in exactly one run: a run goes on with a block's first
-    /// child, and each other child starts its own.
     fn into_runs(self) -> Vec<Run> {
-        let mut children: FxHashMap<u64, Vec<u64>> = FxHashMap::default();
-        for (&hash, &parent) in &self.stored {
-            children.entry(parent).or_default().push(hash);
-        }
-        let has_parent = |parent: &u64| self.stored.contains_key(parent);
-        let mut starts: Vec<(u64, u64)> = self
-            .stored
-            .iter()
-            .filter(|(_, parent)| !has_parent(parent))
-            .map(|(&hash, &parent)| (parent, hash))
-            .collect();
-        let mut seen = FxHashSet::default();
-        let mut runs = Vec::new();
-        while let Some((parent, first)) = starts.pop() {
-            let mut hashes = Vec::new();
-            let mut next = Some(first);
-            while let Some(hash) = next.take() {
-                // Hashes cut to 64 bits may collide into a ring.
-                if !seen.insert(hash) {
-                    break;
-                }
-                hashes.push(hash);
-                let mut followers = children.get(&hash).into_iter().flatten().copied();
-                next = followers.next();
-                starts.extend(followers.map(|child| (hash, child)));
-            }
-            runs.push(Run { parent, hashes });
-        }
-        runs
+        let stored = self.stored.iter();
+        stored
+            .flat_map(|(tier, stored)| runs(*tier, stored))
+            .collect()
     }
+}
+
+/// Every block is in exactly one run: a run goes on with a block's first
+/// child, and each other child starts its own.
+fn runs(tier: Tier, stored: &Parents) -> Vec<Run> {
+    let mut children: FxHashMap<u64, Vec<u64>> = FxHashMap::default();
+    for (&hash, &parent) in stored {
+        children.entry(parent).or_default().push(hash);
+    }
+    let mut starts: Vec<(u64, u64)> = stored
+        .iter()
+        .filter(|(_, parent)| !stored.contains_key(parent))
+        .map(|(&hash, &parent)| (parent, hash))
+        .collect();
+    let mut seen = FxHashSet::default();
+    let mut runs = Vec::new();
+    while let Some((parent, first)) = starts.pop() {
+        let mut hashes = Vec::new();
+        let mut next = Some(first);
+        while let Some(hash) = next.take() {
+            // Hashes cut to 64 bits may collide into a ring.
+            if !seen.insert(hash) {
+                break;
+            }
+            hashes.push(hash);
+            let mut followers = children.get(&hash).into_iter().flatten().copied();
+            next = followers.next();
+            starts.extend(followers.map(|child| (hash, child)));
+        }
+        runs.push(Run {
+            tier,
+            parent,
+            hashes,
+        });
+    }
+    runs
 }
 
 #[cfg(test)]

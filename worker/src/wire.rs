@@ -5,7 +5,7 @@ use std::time::Duration;
 use engine::{
     Finish, KvShape, KvSource, Purpose, Request, Sampled, SamplingParams, SequenceId, TopLogprob,
 };
-use kvcache_index::{HashScope, KvEvent};
+use kvcache_index::{HashScope, KvEvent, Tier};
 use proto::worker as pb;
 
 use crate::config::Role;
@@ -206,8 +206,19 @@ pub fn worker_event(epoch: u64, update: Update) -> pb::WorkerEvent {
 fn kv_event(event: KvEvent) -> pb::worker_event::Event {
     use pb::worker_event::Event;
     match event {
-        KvEvent::Stored { parent, hashes } => Event::Stored(blocks_stored(Run { parent, hashes })),
-        KvEvent::Removed { hashes } => Event::Removed(pb::BlocksRemoved { hashes }),
+        KvEvent::Stored {
+            parent,
+            hashes,
+            tier,
+        } => Event::Stored(blocks_stored(Run {
+            tier,
+            parent,
+            hashes,
+        })),
+        KvEvent::Removed { hashes, tier } => Event::Removed(pb::BlocksRemoved {
+            hashes,
+            tier: wire_tier(tier).into(),
+        }),
         KvEvent::Cleared => Event::Cleared(pb::BlocksCleared {}),
     }
 }
@@ -216,6 +227,16 @@ fn blocks_stored(run: Run) -> pb::BlocksStored {
     pb::BlocksStored {
         parent: run.parent,
         hashes: run.hashes,
+        tier: wire_tier(run.tier).into(),
+    }
+}
+
+fn wire_tier(tier: Tier) -> pb::Tier {
+    match tier {
+        Tier::Device => pb::Tier::Device,
+        Tier::Host => pb::Tier::Host,
+        Tier::Disk => pb::Tier::Disk,
+        Tier::Shared => pb::Tier::Shared,
     }
 }
 

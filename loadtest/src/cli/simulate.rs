@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use router::admission;
 use runtime::config::{Check, HumanDuration};
 
 use self::flags::{FaultFlag, JoinFlag, WorkersFlag};
@@ -105,6 +106,17 @@ pub(super) struct Args {
     )]
     seed: u64,
 
+    /// Requests running at once in all routers [default: no limit]
+    #[arg(long, value_name = "N", help_heading = "Admission")]
+    max_concurrent_requests: Option<usize>,
+    /// Requests waiting in all routers; more are answered 429 [default: no
+    /// limit]
+    #[arg(long, value_name = "N", help_heading = "Admission")]
+    max_queued_requests: Option<usize>,
+    /// Longest wait in a router; then 429 [default: no limit]
+    #[arg(long, value_name = "TIME", help_heading = "Admission")]
+    max_queue_wait: Option<HumanDuration>,
+
     #[command(flatten)]
     workload: WorkloadConfig,
     #[command(flatten)]
@@ -125,6 +137,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", help_heading = "Reports")]
     html: Option<PathBuf>,
 }
+
+/// Longer than any simulation.
+const FOREVER: Duration = Duration::from_secs(1 << 32);
 
 /// Requests if nothing else ends the run.
 const DEFAULT_REQUESTS: u64 = 1000;
@@ -242,6 +257,13 @@ impl Args {
         Ok(Scenario {
             workers,
             routers: self.routers,
+            admission: admission::Config {
+                max_concurrent_requests: self.max_concurrent_requests.unwrap_or(usize::MAX),
+                max_queued_requests: self.max_queued_requests.unwrap_or(usize::MAX),
+                max_queued_tokens: u64::MAX,
+                max_queue_wait: self.max_queue_wait.unwrap_or(HumanDuration(FOREVER)),
+                tenant_weight: Vec::new(),
+            },
             network: Network {
                 delay: self.network_delay.0,
                 event_delay: self.event_delay.0,

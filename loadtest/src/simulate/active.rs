@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use engine::{KvSource, Purpose, Request, SamplingParams, SequenceId};
 use kvcache_index::{BlockHash, HashScope};
+use router::admission::queue;
 use router::cluster::view::{Excluded, Placed};
 
 use super::prompt;
@@ -16,9 +17,11 @@ pub(super) struct Active {
     pub(super) number: u64,
     pub(super) scheduled: Duration,
     pub(super) turn: Option<Turn>,
-    tenant: Option<Arc<str>>,
-    priority: Option<i32>,
+    pub(super) tenant: Option<Arc<str>>,
+    pub(super) priority: Option<i32>,
     output: Output,
+    /// Its place among the running.
+    pub(super) permit: Option<queue::Turn>,
     pub(super) router: usize,
     prompt_tokens: usize,
     /// Prompt and generated tokens.
@@ -50,6 +53,7 @@ impl Active {
             tenant: request.tenant,
             priority: request.priority,
             output: request.output,
+            permit: None,
             router,
             prompt_tokens: tokens.len(),
             tokens,
@@ -91,6 +95,11 @@ impl Active {
 
     pub(super) fn remaining(&self) -> usize {
         (self.output.max_tokens as usize).saturating_sub(self.generated())
+    }
+
+    /// In the currency of admission: a generated token counts twice.
+    pub(super) fn cost(&self) -> u64 {
+        self.prompt_tokens as u64 + 2 * u64::from(self.output.max_tokens)
     }
 
     pub(super) fn task(&self, part: Part) -> Task {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use kvcache_index::feed::Verdict;
 use kvcache_index::{Feed, KvEvent, WorkerSlot};
+use router::admission::queue::{Limits, Queue};
 use router::cluster::view::{Excluded, Member, Placed, Report, View};
 use router::plan::{Ask, Policy};
 
@@ -34,15 +35,21 @@ pub(super) enum Notice {
 
 pub(super) struct Router {
     view: View,
+    /// Of requests, by number.
+    pub(super) admission: Queue<u64>,
+    /// Requests wait here until a worker can begin them.
+    pub(super) holds: bool,
     policy: Box<dyn Policy>,
     /// By worker.
     feeds: Vec<Feed>,
 }
 
 impl Router {
-    pub(super) fn new(policy: Box<dyn Policy>) -> Router {
+    pub(super) fn new(policy: Box<dyn Policy>, limits: Limits) -> Router {
         Router {
             view: View::default(),
+            admission: Queue::new(limits),
+            holds: policy.holds(),
             policy,
             feeds: Vec::new(),
         }
@@ -100,6 +107,10 @@ impl Router {
 
     pub(super) fn place(&mut self, ask: &Ask<'_>, excluded: &Excluded) -> Option<Placed> {
         self.view.place(&mut *self.policy, 0, ask, excluded)
+    }
+
+    pub(super) fn room(&self) -> Option<usize> {
+        self.view.room()
     }
 
     pub(super) fn release(&mut self, booking: u64) {

@@ -69,11 +69,22 @@ fn specs(count: usize, role: Role) -> impl Iterator<Item = WorkerSpec> {
     std::iter::repeat_n(WorkerSpec { profile, role }, count)
 }
 
+fn unlimited() -> admission::Config {
+    admission::Config {
+        max_concurrent_requests: usize::MAX,
+        max_queued_requests: usize::MAX,
+        max_queued_tokens: u64::MAX,
+        max_queue_wait: runtime::config::HumanDuration(Duration::from_secs(1 << 32)),
+        tenant_weight: Vec::new(),
+    }
+}
+
 fn scenario(workers: impl Iterator<Item = WorkerSpec>) -> Scenario {
     let ms = Duration::from_millis;
     Scenario {
         workers: workers.collect(),
         routers: 1,
+        admission: unlimited(),
         network: Network {
             delay: ms(1),
             event_delay: ms(2),

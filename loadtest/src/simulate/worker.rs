@@ -227,10 +227,10 @@ impl Worker {
 
     /// All it holds, and the number of its last event.
     pub(super) fn snapshot(&self) -> (u64, Vec<KvEvent>) {
-        let stored = self.engine.cached_content().map(|content| KvEvent::Stored {
-            parent: content.parent.short(),
-            hashes: vec![content.hash.short()],
-        });
+        let stored = self
+            .engine
+            .cached_content()
+            .map(|content| KvEvent::stored(content.parent.short(), vec![content.hash.short()]));
         (self.last_seq, stored.collect())
     }
 

@@ -1,5 +1,6 @@
 //! The simulated cluster: what happens at each event.
 
+mod admission;
 mod faults;
 mod outputs;
 mod transfer;
@@ -62,6 +63,10 @@ pub(super) enum Event {
         task: Task,
         worker: usize,
         epoch: u64,
+    },
+    /// Somebody may have waited too long.
+    Waited {
+        router: usize,
     },
     /// The last token of a request came.
     Done(Task),
@@ -195,6 +200,7 @@ impl<'a> World<'a> {
                 worker,
                 epoch,
             } => self.refused(task, (worker, epoch)),
+            Event::Waited { router } => self.let_in(router),
             Event::Done(task) => self.done(task),
             Event::Fault(fault) => self.fault(fault),
         }
@@ -210,7 +216,7 @@ impl<'a> World<'a> {
         self.bound
             .arrived(tokens, active.hash(&self.scope, self.block_size));
         self.active.insert(number, active);
-        self.dispatch(number);
+        self.admit(number);
         if starts
             && !self.source.is_closed()
             && let Some((at, next)) = self.source.next(self.now)
@@ -388,11 +394,17 @@ impl<'a> World<'a> {
 
     /// The request ends with `outcome`; what follows from it begins.
     fn finish(&mut self, number: u64, outcome: Outcome) {
-        let Some(active) = self.active.remove(&number) else {
+        let Some(mut active) = self.active.remove(&number) else {
             return;
         };
+        let router = active.router;
         if let Some(placed) = active.placed {
-            self.routers[active.router].release(placed.booking);
+            self.routers[router].release(placed.booking);
+        }
+        if let Some(permit) = active.permit.take() {
+            let spent = active.cost();
+            let admission = &mut self.routers[router].admission;
+            admission.release(permit, spent, self.now);
         }
         let (turn, answer) = match active.turn {
             Some(turn) => (Some(turn), active.answer()),
@@ -416,6 +428,7 @@ impl<'a> World<'a> {
         if let Some((at, request)) = next {
             self.queue.plan(at, Event::Arrival(Box::new(request)));
         }
+        self.let_in(router);
     }
 
     /// The request of `task`, unless that belongs to an earlier attempt.

@@ -62,7 +62,8 @@ impl FromStr for TenantWeight {
 }
 
 impl Config {
-    pub(super) fn limits(&self) -> Limits {
+    /// As the queue takes them.
+    pub fn limits(&self) -> Limits {
         let weights = self.tenant_weight.iter();
         Limits {
             max_running: self.max_concurrent_requests,

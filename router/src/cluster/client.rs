@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
-use kvcache_index::KvEvent;
+use kvcache_index::{KvEvent, Tier};
 use proto::ErrorCode;
 use proto::worker as wire;
 use proto::worker::worker_client::WorkerClient as Grpc;
@@ -321,6 +321,7 @@ fn notice(event: wire::WorkerEvent) -> Option<Notice> {
         }),
         Event::Stored(blocks) => kv(stored(blocks)),
         Event::Removed(blocks) => kv(KvEvent::Removed {
+            tier: tier(blocks.tier),
             hashes: blocks.hashes,
         }),
         Event::Cleared(_) => kv(KvEvent::Cleared),
@@ -341,6 +342,16 @@ fn notice(event: wire::WorkerEvent) -> Option<Notice> {
 fn stored(blocks: wire::BlocksStored) -> KvEvent {
     KvEvent::Stored {
         parent: blocks.parent,
+        tier: tier(blocks.tier),
         hashes: blocks.hashes,
+    }
+}
+
+fn tier(number: i32) -> Tier {
+    match wire::Tier::try_from(number) {
+        Ok(wire::Tier::Device) => Tier::Device,
+        Ok(wire::Tier::Host) => Tier::Host,
+        Ok(wire::Tier::Disk) => Tier::Disk,
+        Ok(wire::Tier::Shared) | Err(_) => Tier::Shared,
     }
 }

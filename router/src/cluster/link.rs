@@ -208,6 +208,7 @@ impl Link {
                 state.status(self.slot, status);
                 drop(state);
                 self.cluster.count_connected();
+                self.cluster.measure_room();
                 return true;
             }
             Notice::Snapshot {

@@ -256,6 +256,15 @@ impl State {
         self.view.book(ask, choice)
     }
 
+    /// Sequences that workers could begin soon; `None` if that is no matter to
+    /// the policy, or nobody takes work.
+    pub fn room(&self) -> Option<usize> {
+        match self.policy.holds() {
+            true => self.view.room(),
+            false => None,
+        }
+    }
+
     pub fn policy(&self) -> PolicyName {
         self.policy_name
     }

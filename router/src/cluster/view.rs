@@ -5,6 +5,8 @@
 //! simulator runs this very code. A booking counts on top of a worker's own
 //! report until a report that includes it has come.
 
+use std::time::Duration;
+
 use kvcache_index::{KvEvent, PrefixIndex, WorkerSlot};
 use rustc_hash::FxHashMap;
 
@@ -51,7 +53,22 @@ pub struct View {
     last_booking: u64,
     /// Kept from call to call for its memory.
     candidates: Vec<Candidate>,
+    /// Of the sequences placed.
+    mean_uncached: Mean,
+    /// Of the last sequence placed; 0 before.
+    block_size: f64,
 }
+
+/// Prompt work that a worker may have waiting, in milliseconds: more is better
+/// kept in the router. Less would leave it too little choice, and the worker too
+/// little to do when it finishes.
+const BACKLOG_MS: f64 = 1500.0;
+/// Assumed while no worker has reported a rate.
+const UNKNOWN_TOKENS_PER_MS: f64 = 10.0;
+
+/// A mean in which the last hundred or so values count.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mean(f64);
 
 #[derive(Debug)]
 struct Worker {
@@ -183,15 +200,49 @@ impl View {
                 });
             }
         }
-        for (holder, blocks) in self.index.overlaps(ask.hashes) {
+        // Nothing is predicted, so the time makes no difference.
+        let overlaps = self.index.overlaps(ask.hashes, Duration::ZERO);
+        for overlap in overlaps.iter() {
             let found = self
                 .candidates
-                .binary_search_by_key(&holder, |it| it.worker);
+                .binary_search_by_key(&overlap.worker, |it| it.worker);
             if let Ok(at) = found {
-                self.candidates[at].cached_tokens = blocks * ask.block_size;
+                self.candidates[at].cached_tokens = overlap.blocks as usize * ask.block_size;
             }
         }
         &self.candidates
+    }
+
+    /// Sequences that could begin soon, beside those there are: what is more is
+    /// better kept in the router, until it is known which worker is free first.
+    /// `None` without a worker that takes any.
+    pub fn room(&self) -> Option<usize> {
+        let workers = self.workers.iter().flatten();
+        let available = workers.filter(|worker| worker.available);
+        available
+            .map(|worker| self.room_on(&worker.load()))
+            .reduce(usize::saturating_add)
+    }
+
+    fn room_on(&self, load: &Load) -> usize {
+        let rate = f64::from(load.prefill_tokens_per_second) / 1000.0;
+        let rate = match rate > 0.0 {
+            true => rate,
+            false => UNKNOWN_TOKENS_PER_MS,
+        };
+        let spare = BACKLOG_MS * rate - load.queued_tokens as f64;
+        if spare <= 0.0 {
+            return 0;
+        }
+        let each = self.mean_uncached.0.max(1.0);
+        let by_time = 1.0 + spare / each;
+        let by_memory = match load.total_blocks {
+            // It has not reported yet.
+            0 => f64::INFINITY,
+            _ => f64::from(load.free_blocks) * self.block_size.max(1.0) / each,
+        };
+        let idle = usize::from(load.sequences == 0);
+        (by_time.min(by_memory) as usize).max(idle)
     }
 
     /// What the last call of [`View::candidates`] gave.
@@ -229,6 +280,8 @@ impl View {
                 prefill: None,
             },
         };
+        self.mean_uncached.add(uncached as f64);
+        self.block_size = ask.block_size as f64;
         self.last_booking += 1;
         self.bookings.insert(self.last_booking, booked);
         Placed {
@@ -273,6 +326,12 @@ impl View {
 
     fn worker_mut(&mut self, slot: WorkerSlot) -> Option<&mut Worker> {
         self.workers.get_mut(slot.0 as usize)?.as_mut()
+    }
+}
+
+impl Mean {
+    fn add(&mut self, value: f64) {
+        self.0 += (value - self.0) / 100.0;
     }
 }
 

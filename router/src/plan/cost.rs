@@ -78,6 +78,10 @@ impl Policy for CostPolicy {
             _ => alone.least.map(|(at, _)| Choice::undivided(at)),
         }
     }
+
+    fn holds(&self) -> bool {
+        true
+    }
 }
 
 /// The least of what is offered; of equals each as likely.

@@ -15,6 +15,12 @@ use super::{Ask, Candidate, Choice, Parts, cost::CostPolicy};
 pub trait Policy: fmt::Debug + Send {
     /// `None` only without candidates.
     fn place(&mut self, ask: &Ask<'_>, candidates: &[Candidate]) -> Option<Choice>;
+
+    /// Whether requests wait in the router while no worker could begin them
+    /// soon, to be placed when it is known which one is free first.
+    fn holds(&self) -> bool {
+        false
+    }
 }
 
 /// A policy that can be chosen.

@@ -167,20 +167,15 @@ impl BlockPool {
             hashes.push(hash);
             return;
         }
-        self.events.push(KvEvent::Stored {
-            parent,
-            hashes: vec![hash],
-        });
+        self.events.push(KvEvent::stored(parent, vec![hash]));
     }
 
     fn tell_removed(&mut self, hash: BlockHash) {
-        if let Some(KvEvent::Removed { hashes }) = self.events.last_mut() {
+        if let Some(KvEvent::Removed { hashes, .. }) = self.events.last_mut() {
             hashes.push(hash.short());
             return;
         }
-        self.events.push(KvEvent::Removed {
-            hashes: vec![hash.short()],
-        });
+        self.events.push(KvEvent::removed(vec![hash.short()]));
     }
 }
 

@@ -1,3 +1,5 @@
+use kvcache_index::Tier;
+
 use super::*;
 
 fn feed() -> Arc<EventFeed> {
@@ -5,10 +7,7 @@ fn feed() -> Arc<EventFeed> {
 }
 
 fn stored(hash: u64) -> KvEvent {
-    KvEvent::Stored {
-        parent: 0,
-        hashes: vec![hash],
-    }
+    KvEvent::stored(0, vec![hash])
 }
 
 fn event(seq: u64, event: KvEvent) -> Update {
@@ -29,6 +28,7 @@ fn snapshot(seq: u64, hashes: &[u64]) -> Update {
     let runs = hashes.iter().map(|&hash| Run {
         parent: 0,
         hashes: vec![hash],
+        tier: Tier::Device,
     });
     Update::Snapshot {
         seq,
@@ -76,7 +76,7 @@ async fn a_subscriber_left_behind_gets_a_snapshot() {
     let mut subscription = feed.subscribe(5, 0);
     assert_eq!(subscription.next().await, status(0, 0));
     let hashes: Vec<u64> = (1..=8192).collect();
-    let big = KvEvent::Stored { parent: 0, hashes };
+    let big = KvEvent::stored(0, hashes);
     feed.publish(vec![big; LOG_CAPACITY / 8192 + 1]);
     let seq = feed.log().last_seq();
     let Update::Snapshot { seq: got, runs, .. } = subscription.next().await else {

@@ -1,4 +1,5 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use kvcache_index::{Feed, PrefixIndex, WorkerSlot};
 use proptest::prelude::*;
@@ -8,16 +9,11 @@ use super::*;
 const WORKER: WorkerSlot = WorkerSlot(0);
 
 fn stored(parent: u64, hashes: &[u64]) -> KvEvent {
-    KvEvent::Stored {
-        parent,
-        hashes: hashes.to_vec(),
-    }
+    KvEvent::stored(parent, hashes.to_vec())
 }
 
 fn removed(hashes: &[u64]) -> KvEvent {
-    KvEvent::Removed {
-        hashes: hashes.to_vec(),
-    }
+    KvEvent::removed(hashes.to_vec())
 }
 
 fn parents(parts: &[Vec<Run>]) -> BTreeMap<u64, u64> {
@@ -120,31 +116,54 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// Where a block's events say that it is.
+fn tier(hash: u64) -> Tier {
+    match hash % 3 {
+        0 => Tier::Host,
+        _ => Tier::Device,
+    }
+}
+
 proptest! {
     /// However seldom a subscriber reads, replays and snapshots leave it with
     /// exactly the blocks that are stored.
     #[test]
     fn a_subscriber_always_catches_up(ops in prop::collection::vec(op(), 1..120), capacity in 5..60usize) {
         let mut log = EventLog::new(7, capacity);
-        let mut index = PrefixIndex::default();
+        let index = PrefixIndex::default();
         let mut feed = Feed::default();
         for op in ops.into_iter().chain([Op::Read]) {
             match op {
                 Op::Store(from, n) => {
                     let hashes: Vec<u64> = (from..from + n).collect();
-                    log.append(stored(from - 1, &hashes));
+                    log.append(KvEvent::Stored {
+                        parent: from - 1,
+                        hashes,
+                        tier: tier(from),
+                    });
                 }
-                Op::Remove(hash) => log.append(removed(&[hash])),
+                Op::Remove(hash) => log.append(KvEvent::Removed {
+                    hashes: vec![hash],
+                    tier: tier(hash),
+                }),
                 Op::Clear => log.append(KvEvent::Cleared),
-                Op::Read => catch_up(&log, &mut feed, &mut index),
+                Op::Read => catch_up(&log, &mut feed, &index),
             }
         }
-        prop_assert_eq!(index.blocks_of(WORKER), log.stored.len());
-        prop_assert_eq!(index.len(), log.stored.len());
+        while index.tidy(Duration::ZERO) {}
+        let stored: BTreeSet<u64> = log.stored.values().flatten().map(|(hash, _)| *hash).collect();
+        prop_assert_eq!(index.blocks_of(WORKER), stored.len());
+        prop_assert_eq!(index.len(), stored.len());
+        for hash in stored {
+            let overlaps = index.overlaps(&[hash], Duration::ZERO);
+            let fastest = log.stored.iter().find(|(_, stored)| stored.contains_key(&hash));
+            let in_tier = |tier: &Tier| overlaps.of(WORKER).map(|overlap| overlap.in_tier(*tier));
+            prop_assert_eq!(fastest.and_then(|(tier, _)| in_tier(tier)), Some(1));
+        }
     }
 }
 
-fn catch_up(log: &EventLog, feed: &mut Feed, index: &mut PrefixIndex) {
+fn catch_up(log: &EventLog, feed: &mut Feed, index: &PrefixIndex) {
     let (epoch, seq) = feed.position();
     let events = (epoch == log.epoch())
         .then(|| log.after(seq, usize::MAX))
@@ -154,7 +173,12 @@ fn catch_up(log: &EventLog, feed: &mut Feed, index: &mut PrefixIndex) {
         feed.snapshot(log.epoch(), snapshot.seq, true);
         index.remove_worker(WORKER);
         for run in snapshot.into_parts(3).into_iter().flatten() {
-            index.apply(WORKER, &stored(run.parent, &run.hashes));
+            let event = KvEvent::Stored {
+                parent: run.parent,
+                hashes: run.hashes,
+                tier: run.tier,
+            };
+            index.apply(WORKER, &event);
         }
         return;
     };

@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use kvcache_index::{Feed, KvEvent, PrefixIndex, WorkerSlot};
 
@@ -34,13 +35,17 @@ impl Follower {
                 return;
             }
             Event::Stored(blocks) => stored(blocks),
-            Event::Removed(blocks) => KvEvent::Removed {
-                hashes: blocks.hashes,
-            },
+            Event::Removed(blocks) => KvEvent::removed(blocks.hashes),
             Event::Cleared(_) => KvEvent::Cleared,
         };
         self.feed.event(event.epoch, event.seq).unwrap();
         self.index.apply(WORKER, &kv);
+    }
+
+    /// Blocks in a row of the prompt that begins with `first`.
+    fn held(&self, first: u32) -> u32 {
+        let overlaps = self.index.overlaps(&hashes(first), Duration::ZERO);
+        overlaps.of(WORKER).map_or(0, |overlap| overlap.blocks)
     }
 
     /// Follows until the index and status are as large as the worker's cache.
@@ -55,10 +60,7 @@ impl Follower {
 }
 
 fn stored(blocks: pb::BlocksStored) -> KvEvent {
-    KvEvent::Stored {
-        parent: blocks.parent,
-        hashes: blocks.hashes,
-    }
+    KvEvent::stored(blocks.parent, blocks.hashes)
 }
 
 async fn subscribe(worker: &TestWorker, position: (u64, u64)) -> Streaming<pb::WorkerEvent> {
@@ -96,10 +98,7 @@ async fn a_subscriber_knows_the_blocks_from_before_and_after() {
     generate(&worker, 200).await;
     follower.catch_up(&worker, &mut events).await;
     for first in [2, 200] {
-        assert_eq!(
-            follower.index.overlaps(&hashes(first)).as_slice(),
-            [(WORKER, 6)]
-        );
+        assert_eq!(follower.held(first), 6);
     }
     assert_eq!(follower.snapshots, 1);
     let status = follower.status.unwrap();
@@ -118,10 +117,7 @@ async fn goes_on_from_a_number_without_a_snapshot() {
     let mut events = subscribe(&worker, follower.feed.position()).await;
     follower.catch_up(&worker, &mut events).await;
     assert_eq!(follower.snapshots, 1);
-    assert_eq!(
-        follower.index.overlaps(&hashes(200)).as_slice(),
-        [(WORKER, 6)]
-    );
+    assert_eq!(follower.held(200), 6);
 }
 
 #[tokio::test]
@@ -151,11 +147,7 @@ async fn evicted_blocks_are_told() {
         generate(&worker, first).await;
     }
     follower.catch_up(&worker, &mut events).await;
-    assert_eq!(
-        follower.index.overlaps(&hashes(600)).as_slice(),
-        [(WORKER, 6)]
-    );
-    assert_eq!(follower.index.overlaps(&hashes(2)).as_slice(), []);
+    assert_eq!((follower.held(600), follower.held(2)), (6, 0));
 }
 
 #[tokio::test]

@@ -152,6 +152,7 @@ impl World<'_> {
     pub(super) fn hear(&mut self, router: usize, worker: usize, notice: Notice) {
         let repairs = matches!(notice, Notice::Snapshot { .. });
         let whole = self.routers[router].hear(worker, notice);
+        self.measure_room(router);
         if repairs || whole {
             self.repairing.remove(&(router, worker));
         } else if self.repairing.insert((router, worker)) {

@@ -46,7 +46,13 @@ impl Subscription {
 
     pub fn removed(&self, seq: u64, hashes: &[u64]) {
         let hashes = hashes.to_vec();
-        self.send(seq, Event::Removed(pb::BlocksRemoved { hashes }));
+        self.send(
+            seq,
+            Event::Removed(pb::BlocksRemoved {
+                hashes,
+                ..Default::default()
+            }),
+        );
     }
 
     pub fn cleared(&self, seq: u64) {
@@ -100,5 +106,6 @@ fn stored(hashes: &[u64]) -> pb::BlocksStored {
     pb::BlocksStored {
         parent: 0,
         hashes: hashes.to_vec(),
+        ..Default::default()
     }
 }

@@ -107,10 +107,7 @@ async fn a_booking_on_a_former_start_is_released_without_trace() {
 async fn a_restart_leaves_no_blocks_and_a_reconnect_keeps_them() {
     let model = model_named("m", "f");
     let mut state = state_of(&model, &[Role::Both]);
-    let stored = KvEvent::Stored {
-        parent: 0,
-        hashes: vec![7, 8],
-    };
+    let stored = KvEvent::stored(0, vec![7, 8]);
     state.apply(WorkerSlot(0), &stored);
     let cached = |state: &mut State| {
         let ask = Ask {

@@ -47,7 +47,7 @@ fn replay(stored: &mut BTreeSet<u64>, events: &[KvEvent]) {
                     assert!(stored.insert(*hash), "{hash} is stored twice");
                 }
             }
-            KvEvent::Removed { hashes } => {
+            KvEvent::Removed { hashes, .. } => {
                 for hash in hashes {
                     assert!(stored.remove(hash), "{hash} was not stored");
                 }
@@ -119,24 +119,18 @@ fn blocks_in_a_row_are_told_in_one_event_with_their_parent() {
     let blocks = fill(&mut pool, &long[..2]).unwrap();
     let more = fill(&mut pool, &long).unwrap();
     let short: Vec<u64> = long.iter().map(|hash| hash.short()).collect();
-    let stored = KvEvent::Stored {
-        parent: 0,
-        hashes: short.clone(),
-    };
+    let stored = KvEvent::stored(0, short.clone());
     assert_eq!(pool.drain_events(), [stored]);
     let branch = chain(0, 2, 7, 3);
     let other = fill(&mut pool, &branch).unwrap();
-    let stored = KvEvent::Stored {
-        parent: short[1],
-        hashes: vec![branch[2].short()],
-    };
+    let stored = KvEvent::stored(short[1], vec![branch[2].short()]);
     assert_eq!(pool.drain_events(), [stored]);
     for blocks in [&blocks, &more, &other] {
         pool.release(blocks);
     }
     assert_eq!((0..9).map_while(|_| pool.allocate()).count(), 8);
     let removed = pool.drain_events();
-    assert!(matches!(&removed[..], [KvEvent::Removed { hashes }] if hashes.len() == 4));
+    assert!(matches!(&removed[..], [KvEvent::Removed { hashes, .. }] if hashes.len() == 4));
 }
 
 /// The pool in the plainest way: a list of free blocks in the order they go.

@@ -249,7 +249,7 @@ impl Cluster {
                         .iter()
                         .for_each(|it| assert!(self.events.insert(*it)));
                 }
-                KvEvent::Removed { hashes } => {
+                KvEvent::Removed { hashes, .. } => {
                     hashes.iter().for_each(|it| assert!(self.events.remove(it)));
                 }
                 KvEvent::Cleared => self.events.clear(),
