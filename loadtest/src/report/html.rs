@@ -28,6 +28,7 @@ pub fn html(report: &Report<'_>) -> String {
         tables::policies(policies),
         plots::policies(policies),
         plots::sweep(sweep),
+        tables::sweep(sweep),
         plots::over_time(figures),
         plots::distributions(figures),
         plots::workers(figures),

@@ -116,6 +116,7 @@ fn nothing_measured_shows_dashes() {
 fn a_sweep_has_a_row_for_each_rate() {
     let point = |rate: f64| SweepPoint {
         rate,
+        verdict: Verdict::Holds,
         figures: figures(&four_records()),
     };
     let shown = sweep_table(&[point(1.0), point(20.5)]);
@@ -124,6 +125,30 @@ fn a_sweep_has_a_row_for_each_rate() {
     assert!(shown.lines().nth(1).unwrap().starts_with("1.00 "));
     assert!(shown.lines().nth(2).unwrap().starts_with("20.50 "));
     assert!(shown.contains("33.3%"), "{shown}");
+}
+
+#[test]
+fn the_csv_of_a_sweep_has_every_quantile_and_nothing_where_nothing_was_measured() {
+    let point = |rate: f64, verdict, records: &[Record]| SweepPoint {
+        rate,
+        verdict,
+        figures: figures(records),
+    };
+    let points = [
+        point(1.5, Verdict::Holds, &four_records()),
+        point(3.0, Verdict::GeneratorLate, &[]),
+    ];
+    let mut written = Vec::new();
+    sweep_csv(&points, &mut written).unwrap();
+    let text = String::from_utf8(written).unwrap();
+    let rows: Vec<Vec<_>> = text.lines().map(|it| it.split(',').collect()).collect();
+    assert_eq!(rows.len(), 3);
+    assert!(rows.iter().all(|it| it.len() == 8 + 6 * 7), "{text}");
+    let column = |name: &str| rows[0].iter().position(|it| *it == name).unwrap();
+    assert_eq!(rows[1][..5], ["1.5", "holds", "3", "1", "2"]);
+    assert_eq!(rows[1][column("ttft_p99.9_ms")], "300");
+    assert_eq!(rows[2][..3], ["3", "generator_late", "0"]);
+    assert_eq!(rows[2][column("e2e_max_ms")], "");
 }
 
 #[test]
@@ -163,6 +188,7 @@ fn json_is_read_as_it_was_written() {
     let records = made_up(150);
     let point = SweepPoint {
         rate: 12.5,
+        verdict: Verdict::GeneratorLate,
         figures: figures(&records[..20]),
     };
     let document = Document {
@@ -269,6 +295,7 @@ fn the_page_is_well_formed_and_asks_for_nothing() {
     let records = made_up(150);
     let point = |rate: f64| SweepPoint {
         rate,
+        verdict: Verdict::Holds,
         figures: figures(&records),
     };
     let page = page(&info(), &records, &[point(5.0), point(10.0)]);

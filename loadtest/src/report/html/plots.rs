@@ -65,9 +65,10 @@ pub(super) fn sweep(points: &[SweepPoint]) -> String {
     let figures = figures.into_iter().filter(|it| has_points(&it.2));
     let draw = |(title, unit, lines): (&str, &str, Vec<Line>)| {
         let highest = points.iter().map(|it| it.rate).fold(0.0, f64::max);
+        let lowest = points.iter().map(|it| it.rate).fold(f64::MAX, f64::min);
         let chart = LineChart {
             label: title,
-            x: Axis::from_zero(highest),
+            x: Axis::spanning(lowest, highest),
             y: y_axis(unit, &lines),
             x_title: "requests/s offered",
             y_title: unit,
@@ -374,7 +375,7 @@ fn y_axis(unit: &str, lines: &[Line]) -> Axis {
     };
     let highest = values().fold(0.0, f64::max);
     if unit == MILLISECONDS {
-        Axis::of_latencies(values().fold(f64::MAX, f64::min), highest)
+        Axis::spanning(values().fold(f64::MAX, f64::min), highest)
     } else {
         Axis::from_zero(highest)
     }
