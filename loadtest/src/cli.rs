@@ -1,8 +1,8 @@
 //! `kvasir loadtest`: its subcommands, and what each prints and writes.
 //!
 //! Exit codes: 0, all is well; 1, a comparison or check failed, the generator
-//! fell behind, or a sweep found no limit; 2, something was asked for that can't
-//! be done, one line for each mistake.
+//! fell behind, no request was answered, or a sweep found no limit; 2, something
+//! was asked for that can't be done, one line for each mistake.
 
 mod compare;
 mod null_server;

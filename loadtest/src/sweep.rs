@@ -72,8 +72,12 @@ pub struct Swept {
 pub enum Finding {
     /// The server's limit is between the two.
     Between { held: f64, missed: f64 },
-    /// The limit is higher than was measured.
-    AtLeast { held: f64, why: Unknown },
+    /// The limit is higher than was measured; `missed`: but lower than that.
+    AtLeast {
+        held: f64,
+        missed: Option<f64>,
+        why: Unknown,
+    },
     /// Not even the lowest rate held.
     Below { missed: f64 },
     /// No run that says anything of the server.
@@ -233,11 +237,17 @@ impl Course<'_> {
             .generator
             .map(|(rate, reason)| Unknown::Generator { rate, reason });
         let why = ended.or(generator);
+        let misses = self
+            .points
+            .iter()
+            .filter(|it| it.verdict == Verdict::Misses);
+        let missed = misses.map(|it| it.rate).min_by(f64::total_cmp);
         let finding = match (self.search.held(), self.search.missed(), why) {
-            (Some(held), _, Some(why)) => Finding::AtLeast { held, why },
+            (Some(held), _, Some(why)) => Finding::AtLeast { held, missed, why },
             (Some(held), Some(missed), None) => Finding::Between { held, missed },
             (Some(held), None, None) => Finding::AtLeast {
                 held,
+                missed,
                 why: Unknown::Range,
             },
             (None, Some(missed), None) => Finding::Below { missed },
@@ -271,8 +281,11 @@ impl Swept {
                     shown(*missed)
                 )
             }
-            Finding::AtLeast { held, why } => {
-                format!("{asked} at {}; the limit is not known: {why}", shown(*held))
+            Finding::AtLeast { held, missed, why } => {
+                let below = missed.map(|it| format!(", and no more at {}", shown(it)));
+                let below = below.unwrap_or_default();
+                let held = shown(*held);
+                format!("{asked} at {held}{below}; the limit itself is not known: {why}")
             }
             Finding::Below { missed } => {
                 format!("not even at {} do {asked}; lower --rates", shown(*missed))

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::reports::Reports;
 use super::target::{SendingConfig, TargetConfig, probe};
-use super::{Mistakes, block_on, say};
+use super::{Mistakes, block_on, complain, say};
 use crate::arrival::{Arrival, ArrivalConfig};
 use crate::client::Target;
 use crate::figures::{Figures, Objectives, RunInfo};
@@ -111,6 +111,7 @@ pub(super) fn run(args: Args, workload: String) -> Result<ExitCode, Mistakes> {
     let figures = Figures::of(&result.records, &args.slo.unwrap_or_default());
     say(table(&info, &figures).trim_end());
     let valid = info.invalid.is_none();
+    let unanswered = figures.requests.counted > 0 && figures.requests.answered == 0;
     args.reports.write(&Document {
         info,
         figures,
@@ -118,7 +119,10 @@ pub(super) fn run(args: Args, workload: String) -> Result<ExitCode, Mistakes> {
         sweep: Vec::new(),
         policies: Vec::new(),
     })?;
-    Ok(match valid {
+    if unanswered {
+        complain("not one request was answered: see `endings` above for how they ended");
+    }
+    Ok(match valid && !unanswered {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     })

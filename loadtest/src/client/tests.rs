@@ -86,6 +86,7 @@ async fn calls_every_fault_by_its_name() {
     check(Fault::OneShort, O::WrongTokenCount, O::WrongTokenCount).await;
     check(Fault::StopsEarly, O::Truncated, O::Truncated).await;
     check(Fault::NotJson { after: 1 }, O::Malformed, O::Malformed).await;
+    check(Fault::Html, O::Malformed, O::Malformed).await;
     check(Fault::NotHttp, O::Malformed, O::Malformed).await;
 }
 

@@ -113,6 +113,11 @@ impl Connection {
                 return self.refuse(status).await;
             }
             Some(Fault::Disconnect) => return Ok(Next::Close),
+            Some(Fault::Html) => {
+                reply::page(&mut self.output);
+                self.flush().await?;
+                return Ok(Next::Keep);
+            }
             Some(Fault::NotHttp) => {
                 self.output.extend_from_slice(b"what is this?\r\n\r\n");
                 self.flush().await?;

@@ -51,6 +51,8 @@ pub enum Fault {
     NotJson { after: u32 },
     /// What comes is not HTTP.
     NotHttp,
+    /// What comes is a page of HTML.
+    Html,
 }
 
 /// A time in which the server does nothing at all.

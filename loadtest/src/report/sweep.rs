@@ -32,6 +32,10 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    pub fn is_of_server(self) -> bool {
+        matches!(self, Verdict::Holds | Verdict::Misses)
+    }
+
     pub fn words(self) -> &'static str {
         match self {
             Verdict::Holds => "holds",

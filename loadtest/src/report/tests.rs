@@ -110,6 +110,8 @@ fn nothing_measured_shows_dashes() {
     let page = page(&info(), &[], &[]);
     check_page(&page);
     assert!(!shown.contains("NaN") && !page.contains("NaN"));
+    assert!(page.contains("no latencies to plot"));
+    assert!(!self::page(&info(), &four_records(), &[]).contains("no latencies to plot"));
 }
 
 #[test]
@@ -270,6 +272,25 @@ fn wrong_files_are_refused_with_what_to_do() {
         let error = Document::from_json(&text).unwrap_err().to_string();
         assert!(error.starts_with(expected), "{error}");
     }
+}
+
+#[test]
+fn curves_have_only_rates_that_say_something_of_the_server() {
+    let point = |rate: f64, verdict| SweepPoint {
+        rate,
+        verdict,
+        figures: figures(&four_records()),
+    };
+    let sound = [point(5.0, Verdict::Holds), point(10.0, Verdict::Misses)];
+    let with_late = [sound.as_slice(), &[point(7.0, Verdict::GeneratorLate)]].concat();
+    let dots = |sweep: &[SweepPoint]| {
+        let page = page(&info(), &four_records(), sweep);
+        let at = page.matches("requests/s offered</title>").count();
+        (at, page.contains("<td>generator late</td>"))
+    };
+    let (few, _) = dots(&sound);
+    assert!(few > 0);
+    assert_eq!(dots(&with_late), (few, true));
 }
 
 #[test]

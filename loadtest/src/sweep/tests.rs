@@ -154,7 +154,7 @@ async fn a_generator_that_falls_behind_is_tried_again_and_then_named() {
     };
     let sweep = sweep("1..1000");
     let swept = find(&sweep, world, u64::MAX).await;
-    let Finding::AtLeast { held, why } = &swept.finding else {
+    let Finding::AtLeast { held, why, .. } = &swept.finding else {
         panic!("{:?}", swept.finding);
     };
     assert!((19.0..=20.0).contains(held), "{held}");
@@ -168,6 +168,26 @@ async fn a_generator_that_falls_behind_is_tried_again_and_then_named() {
     let at_32 = swept.points.iter().filter(|it| it.rate == 32.0);
     let verdicts: Vec<_> = at_32.map(|it| it.verdict).collect();
     assert_eq!(verdicts, [Verdict::GeneratorLate; 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_that_missed_bounds_a_limit_that_is_not_known() {
+    let sweep = sweep("1..1000");
+    // The generator is late in between only: a neighbour on its machine.
+    let measure = async |attempt: Attempt| {
+        let generator = match (33.0..60.0).contains(&attempt.rate) {
+            true => 0.0,
+            false => 1e9,
+        };
+        let world = World { generator, ..WORLD };
+        Ok(world.run(attempt))
+    };
+    let workload = Box::new(Counted(0, u64::MAX));
+    let swept = sweep.find(workload, measure, |_| ()).await.unwrap();
+    let Finding::AtLeast { held, missed, .. } = swept.finding else {
+        panic!("{:?}", swept.finding);
+    };
+    assert_eq!((held, missed), (32.0, Some(64.0)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -210,6 +230,7 @@ async fn a_search_that_is_stopped_keeps_what_it_has() {
     let swept = sweep.find(workload, measure, |_| ()).await.unwrap();
     let expected = Finding::AtLeast {
         held: 4.0,
+        missed: None,
         why: Unknown::Stopped,
     };
     assert_eq!(swept.finding, expected);
