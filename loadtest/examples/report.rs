@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use loadtest::figures::{Figures, Objectives, RunInfo};
 use loadtest::record;
-use loadtest::report::{self, Document, Report, SweepPoint};
+use loadtest::report::{self, Document, Report, SweepPoint, Verdict};
 
 #[path = "../src/figures/made_up.rs"]
 mod made_up;
@@ -23,6 +23,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let figures = Figures::of(&records, &objectives);
     let point = |rate: f64| SweepPoint {
         rate,
+        verdict: match rate < 30.0 {
+            true => Verdict::Holds,
+            false => Verdict::Misses,
+        },
         figures: Figures::of(
             &made_up(rate, 1.0 + rate * rate / 900.0).records(),
             &objectives,

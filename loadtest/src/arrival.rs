@@ -89,16 +89,19 @@ impl fmt::Display for Arrival {
         match self {
             Arrival::Closed { concurrency } => write!(f, "closed loop, {concurrency} at a time"),
             Arrival::Recorded => f.write_str("open loop, as recorded"),
-            Arrival::Open(OpenLoop { rate, gaps }) => match gaps {
-                Gaps::Constant => write!(f, "open loop, {rate} requests/s, evenly"),
-                Gaps::Exponential => write!(f, "open loop, {rate} requests/s, Poisson"),
-                Gaps::Gamma { burstiness } => {
-                    write!(
-                        f,
-                        "open loop, {rate} requests/s, gamma, burstiness {burstiness}"
-                    )
-                }
-            },
+            Arrival::Open(OpenLoop { rate, gaps }) => {
+                write!(f, "open loop, {rate} requests/s, {gaps}")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Gaps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Gaps::Constant => f.write_str("evenly"),
+            Gaps::Exponential => f.write_str("Poisson"),
+            Gaps::Gamma { burstiness } => write!(f, "gamma, burstiness {burstiness}"),
         }
     }
 }

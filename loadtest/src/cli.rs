@@ -1,13 +1,17 @@
 //! `kvasir loadtest`: its subcommands, and what each prints and writes.
 //!
-//! Exit codes: 0, all is well; 1, a comparison failed or the generator fell
-//! behind; 2, something was asked for that can't be done, one line for each
-//! mistake.
+//! Exit codes: 0, all is well; 1, a comparison or check failed, the generator
+//! fell behind, no request was answered, or a sweep found no limit; 2, something
+//! was asked for that can't be done, one line for each mistake.
 
 mod compare;
+mod null_server;
+mod reports;
 mod run;
 mod selfcheck;
 mod simulate;
+mod sweep;
+mod target;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -26,12 +30,16 @@ struct Cli {
 enum What {
     /// Send requests and report what happened
     Run(run::Args),
+    /// Find the highest rate at which objectives hold
+    Sweep(sweep::Args),
     /// Show two runs side by side, and fail if one is worse
     Compare(compare::Args),
     /// Run a workload through a simulated cluster, in virtual time
     Simulate(simulate::Args),
     /// Measure what this generator can do on this machine
     Selfcheck(selfcheck::Args),
+    /// Serve answers of known timing, to hold any load generator against
+    NullServer(null_server::Args),
 }
 
 /// Mistakes of the user, a line each.
@@ -58,13 +66,15 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let flags = matches.subcommand().map(|(_, flags)| flags);
+    // Only of subcommands that have a workload.
+    let workload = || flags.map(run::workload_given).unwrap_or_default();
     let done = match cli.what {
-        What::Run(args) => run::run(args, flags.map(run::workload_given).unwrap_or_default()),
+        What::Run(args) => run::run(args, workload()),
+        What::Sweep(args) => sweep::run(args, workload()),
         What::Compare(args) => compare::run(args),
-        What::Simulate(args) => {
-            simulate::run(args, flags.map(run::workload_given).unwrap_or_default())
-        }
+        What::Simulate(args) => simulate::run(args, workload()),
         What::Selfcheck(args) => selfcheck::run(args),
+        What::NullServer(args) => null_server::run(args),
     };
     done.unwrap_or_else(|Mistakes(mistakes)| {
         for mistake in mistakes {

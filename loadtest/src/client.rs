@@ -11,6 +11,7 @@ mod endpoint;
 mod exchange;
 mod request_body;
 mod sse;
+mod tls;
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -65,7 +66,7 @@ impl Client {
 
     async fn connect(&self) -> std::io::Result<Connection> {
         let number = self.opened.replace(self.opened.get().wrapping_add(1));
-        Connection::open(self.endpoint.addresses(), number).await
+        self.endpoint.connect(number).await
     }
 
     async fn exchange(

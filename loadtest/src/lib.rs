@@ -5,6 +5,7 @@
 //! what happens (`record`), figures are computed from the records once, and
 //! every report shows those figures. Tests of whole clusters live in `tests/`.
 
+pub mod accuracy;
 pub mod arrival;
 pub mod cli;
 pub mod client;
@@ -17,4 +18,5 @@ pub mod record;
 pub mod report;
 pub mod selfcheck;
 pub mod simulate;
+pub mod sweep;
 pub mod workload;

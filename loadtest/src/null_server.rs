@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use runtime::Lifecycle;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 
 use crate::generator::Pacer;
 pub use script::{Fault, Script, Stall};
@@ -23,7 +24,7 @@ pub use script::{Fault, Script, Stall};
 /// After a connection that could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
-/// A server on a loopback port; it serves until its life ends.
+/// A server that serves until its life ends.
 pub struct ScriptedServer {
     address: SocketAddr,
     state: Arc<State>,
@@ -37,11 +38,33 @@ struct State {
     started: OnceLock<Instant>,
     requests: AtomicU64,
     connections: AtomicU64,
+    closed: AtomicU64,
+    /// One of the counts did.
+    changed: Notify,
+}
+
+/// Counts a connection as closed when it ends, by whatever way.
+struct Open(Arc<State>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.closed.fetch_add(1, Ordering::SeqCst);
+        self.0.changed.notify_waiters();
+    }
 }
 
 impl ScriptedServer {
+    /// On a free port of loopback.
     pub async fn start(life: &Lifecycle, script: Script) -> io::Result<ScriptedServer> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        ScriptedServer::start_at(life, SocketAddr::from(([127, 0, 0, 1], 0)), script).await
+    }
+
+    pub async fn start_at(
+        life: &Lifecycle,
+        address: SocketAddr,
+        script: Script,
+    ) -> io::Result<ScriptedServer> {
+        let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let state = Arc::new(State {
             script,
@@ -49,6 +72,8 @@ impl ScriptedServer {
             started: OnceLock::new(),
             requests: AtomicU64::new(0),
             connections: AtomicU64::new(0),
+            closed: AtomicU64::new(0),
+            changed: Notify::new(),
         });
         life.spawn(
             "scripted-server",
@@ -74,6 +99,30 @@ impl ScriptedServer {
     pub fn connections(&self) -> u64 {
         self.state.connections.load(Ordering::SeqCst)
     }
+
+    /// Resolves once so many requests have been received.
+    pub async fn received(&self, requests: u64) {
+        self.until(|| self.requests() >= requests).await;
+    }
+
+    /// Resolves when no connection is open.
+    pub async fn deserted(&self) {
+        let closed = || self.state.closed.load(Ordering::SeqCst);
+        self.until(|| closed() == self.connections()).await;
+    }
+
+    async fn until(&self, is_so: impl Fn() -> bool) {
+        loop {
+            let changed = self.state.changed.notified();
+            let mut changed = std::pin::pin!(changed);
+            // From here on a change is seen, even one before the wait.
+            changed.as_mut().enable();
+            if is_so() {
+                return;
+            }
+            changed.await;
+        }
+    }
 }
 
 async fn accept(life: Lifecycle, listener: TcpListener, state: Arc<State>) {
@@ -85,9 +134,11 @@ async fn accept(life: Lifecycle, listener: TcpListener, state: Arc<State>) {
                 continue;
             };
             state.connections.fetch_add(1, Ordering::SeqCst);
+            let open = Open(state.clone());
             let connection = connection::serve(stream, state.clone());
             let drained = life.drain_started();
             life.spawn("scripted-connection", async move {
+                let _open = open;
                 tokio::select! {
                     _ = connection => {}
                     () = drained => {}

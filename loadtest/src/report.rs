@@ -9,6 +9,7 @@ mod numbers;
 mod plot;
 mod policies;
 mod rows;
+mod sweep;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -16,10 +17,11 @@ mod tests;
 pub use csv::csv;
 pub use grid::{Grid, printable};
 pub use html::html;
-pub use json::{Document, DocumentError, PolicyPoint, SCHEMA, SweepPoint};
+pub use json::{Document, DocumentError, PolicyPoint, SCHEMA};
 pub use numbers::{count, decimal, percent, utc};
 pub use policies::{cluster_table, policies_table};
-pub use table::{sweep_table, table};
+pub use sweep::{SweepPoint, Verdict, sweep_csv, sweep_table};
+pub use table::table;
 
 use crate::figures::{Figures, RunInfo};
 use crate::record::Record;

@@ -76,9 +76,15 @@ struct Runs {
 }
 
 /// The same small request over and over.
-struct Repeat {
+pub(crate) struct Repeat {
     next: u64,
     output: Output,
+}
+
+impl Repeat {
+    pub(crate) fn of(output: Output) -> Repeat {
+        Repeat { next: 0, output }
+    }
 }
 
 impl Default for SelfCheckPlan {
@@ -152,13 +158,10 @@ async fn one(
 ) -> Result<RunResult, RunError> {
     let mut target = Target::new(&server.url(), "null");
     target.stream = chunks.is_some();
-    let workload = Repeat {
-        next: 0,
-        output: Output {
-            max_tokens: chunks.unwrap_or(1),
-            exact: true,
-        },
-    };
+    let workload = Repeat::of(Output {
+        max_tokens: chunks.unwrap_or(1),
+        exact: true,
+    });
     let limits = Limits {
         duration: Some(plan.duration),
         ..Limits::default()
@@ -327,16 +330,5 @@ mod tests {
             11 + measured.health.faults.len()
         );
         assert!(life.finish(Duration::from_secs(5)).await.is_ok());
-    }
-
-    /// The figures of the machine, for a release build that runs alone.
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    #[ignore = "measures the machine"]
-    async fn prints_what_this_machine_can_do() {
-        let measured = selfcheck(&Lifecycle::new(), SelfCheckPlan::default())
-            .await
-            .unwrap();
-        println!("{measured}");
-        assert_eq!((measured.failed, measured.unaccounted), (0, 0));
     }
 }

@@ -8,6 +8,7 @@
 mod distribution;
 mod error;
 mod file;
+mod labels;
 mod lines;
 mod prompt;
 mod seed;
@@ -25,6 +26,7 @@ use crate::planned::Workload;
 pub use distribution::{DistributionError, Length, Time};
 pub use error::WorkloadError;
 pub use file::FileConfig;
+pub use labels::{LabelConfig, Priorities, Tenants};
 pub use prompt::{Format, PromptMaker, Segment};
 pub use synthetic::SyntheticConfig;
 pub use trace::TraceConfig;
@@ -61,6 +63,9 @@ pub struct WorkloadConfig {
 
     #[command(flatten)]
     pub trace: TraceConfig,
+
+    #[command(flatten)]
+    pub labels: LabelConfig,
 }
 
 /// Token ids, at least one.
@@ -82,6 +87,19 @@ const DEFAULT_IDS: Range<u32> = 300..1000;
 
 /// Reads what the workload needs and checks that its prompts can be made.
 pub fn build(config: &WorkloadConfig, seed: u64) -> Result<Box<dyn Workload>, WorkloadError> {
+    let inner = without_labels(config, seed)?;
+    if config.labels.is_empty() {
+        return Ok(inner);
+    }
+    let labels = config.labels.clone();
+    Ok(Box::new(labels::Labelled {
+        inner,
+        labels,
+        seed,
+    }))
+}
+
+fn without_labels(config: &WorkloadConfig, seed: u64) -> Result<Box<dyn Workload>, WorkloadError> {
     let maker = config.maker()?;
     let exact = config.has_exact_output();
     if let Some(path) = &config.trace.trace {

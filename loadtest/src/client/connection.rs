@@ -1,5 +1,5 @@
 //! One HTTP/1.1 connection, driven by whoever uses it, that stamps the first
-//! byte written and every read.
+//! byte written and every read: below TLS, where the kernel takes and gives them.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -18,8 +18,11 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
-type Driver = http1::Connection<TokioIo<Stamped>, Full<Bytes>>;
+use super::tls::Tls;
+
+type Driver = http1::Connection<TokioIo<Wire>, Full<Bytes>>;
 
 pub(super) struct Connection {
     sender: http1::SendRequest<Full<Bytes>>,
@@ -42,28 +45,42 @@ struct Stamped {
     stamps: Rc<Stamps>,
 }
 
+enum Wire {
+    Plain(Stamped),
+    Tls(Box<TlsStream<Stamped>>),
+}
+
 impl Connection {
     /// Connects to the `number`th of `addresses`, or else to one of the others.
-    pub(super) async fn open(addresses: &[SocketAddr], number: usize) -> io::Result<Connection> {
+    pub(super) async fn open(
+        addresses: &[SocketAddr],
+        number: usize,
+        tls: Option<&Tls>,
+    ) -> io::Result<Connection> {
         let mut refused = io::Error::from(io::ErrorKind::AddrNotAvailable);
         for nth in 0..addresses.len() {
             let address = addresses[(number.wrapping_add(nth)) % addresses.len()];
             match TcpStream::connect(address).await {
-                Ok(stream) => return Connection::over(stream).await,
+                Ok(stream) => return Connection::over(stream, tls).await,
                 Err(error) => refused = error,
             }
         }
         Err(refused)
     }
 
-    async fn over(stream: TcpStream) -> io::Result<Connection> {
+    async fn over(stream: TcpStream, tls: Option<&Tls>) -> io::Result<Connection> {
         stream.set_nodelay(true)?;
         let stamps = Rc::<Stamps>::default();
-        let io = TokioIo::new(Stamped {
+        let stamped = Stamped {
             stream,
             stamps: stamps.clone(),
-        });
-        let (sender, driver) = http1::handshake(io).await.map_err(io::Error::other)?;
+        };
+        let wire = match tls {
+            Some(tls) => Wire::Tls(Box::new(tls.connect(stamped).await?)),
+            None => Wire::Plain(stamped),
+        };
+        let handshake = http1::handshake(TokioIo::new(wire)).await;
+        let (sender, driver) = handshake.map_err(io::Error::other)?;
         Ok(Connection {
             sender,
             driver: Some(Box::pin(driver)),
@@ -192,5 +209,63 @@ impl AsyncWrite for Stamped {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Wire::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Wire::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Wire::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Wire::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Wire::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Wire::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Wire::Plain(stream) => stream.is_write_vectored(),
+            Wire::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Wire::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Wire::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Wire::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Wire::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
     }
 }

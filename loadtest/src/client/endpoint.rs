@@ -1,6 +1,9 @@
 //! Where requests go: a URL, resolved and tried before a run starts.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use http::uri::Scheme;
@@ -11,11 +14,12 @@ use serde::Deserialize;
 use super::Encoded;
 use super::connection::Connection;
 use super::request_body::Route;
+use super::tls::{self, Tls};
 
 /// An OpenAI-compatible server, and how requests to it look.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// `http://host:port`, with or without a path and `/v1`.
+    /// `http://host:port` or `https://host`, with or without a path and `/v1`.
     pub url: String,
     pub model: String,
     pub api_key: Option<String>,
@@ -23,6 +27,10 @@ pub struct Target {
     pub headers: Vec<(String, String)>,
     /// Names a request's tenant, if it has one.
     pub tenant_header: Option<String>,
+    /// API keys of tenants; the requests of others have `api_key`.
+    pub tenant_keys: BTreeMap<String, String>,
+    /// Certificates to trust in place of the public authorities', in PEM.
+    pub ca_cert: Option<PathBuf>,
     /// Answers are to be streamed.
     pub stream: bool,
     /// Further members of every body.
@@ -32,10 +40,15 @@ pub struct Target {
 /// Why a target can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
-    #[error("{0} is not a URL: write it as http://host:port")]
+    #[error("{0} is not a URL: write it as http://host:port or https://host")]
     Url(String),
-    #[error("{0}: https is not supported: give the http:// address of the server itself")]
-    Https(String),
+    #[error("{path} can't be used as an authority's certificates ({reason}): give a PEM file")]
+    Authority { path: String, reason: String },
+    #[error(
+        "{url}: no TLS connection can be made ({reason}): name the certificate of its authority \
+         with --ca-cert, or use http://"
+    )]
+    Tls { url: String, reason: String },
     #[error("{0} is not a valid header: names and values are ASCII")]
     Header(String),
     #[error("{host} can't be resolved ({reason}): check the URL")]
@@ -56,6 +69,7 @@ pub enum TargetError {
 #[derive(Debug)]
 pub struct Endpoint {
     addresses: Vec<SocketAddr>,
+    tls: Option<Tls>,
     url: String,
     model: String,
     chat: Uri,
@@ -84,6 +98,8 @@ impl Target {
             api_key: None,
             headers: Vec::new(),
             tenant_header: None,
+            tenant_keys: BTreeMap::new(),
+            ca_cert: None,
             stream: true,
             extra_body: serde_json::Map::new(),
         }
@@ -106,6 +122,10 @@ impl Target {
         for (name, value) in &self.headers {
             insert(name, value, name)?;
         }
+        for (tenant, key) in &self.tenant_keys {
+            let named = format!("the API key of tenant {tenant}");
+            HeaderValue::from_str(key).map_err(|_| TargetError::Header(named))?;
+        }
         Ok(headers)
     }
 }
@@ -114,13 +134,11 @@ impl Endpoint {
     pub async fn resolve(target: &Target) -> Result<Endpoint, TargetError> {
         let wrong = || TargetError::Url(target.url.clone());
         let uri: Uri = target.url.trim().parse().map_err(|_| wrong())?;
-        match uri.scheme() {
-            Some(scheme) if *scheme == Scheme::HTTP => {}
-            Some(scheme) if *scheme == Scheme::HTTPS => {
-                return Err(TargetError::Https(target.url.clone()));
-            }
+        let default_port = match uri.scheme() {
+            Some(scheme) if *scheme == Scheme::HTTP => 80,
+            Some(scheme) if *scheme == Scheme::HTTPS => 443,
             _ => return Err(wrong()),
-        }
+        };
         let authority = uri.authority().ok_or_else(wrong)?;
         let path = uri.path().trim_end_matches('/');
         let path = path.strip_suffix("/v1").unwrap_or(path);
@@ -133,8 +151,11 @@ impl Endpoint {
             let name = name.parse::<HeaderName>();
             name.map_err(|_| TargetError::Header(target.tenant_header.clone().unwrap_or_default()))
         });
+        let is_tls = uri.scheme() == Some(&Scheme::HTTPS);
+        let tls = is_tls.then(|| Tls::new(host, target.ca_cert.as_deref()));
         Ok(Endpoint {
-            addresses: look_up(host, authority.port_u16().unwrap_or(80)).await?,
+            addresses: look_up(host, authority.port_u16().unwrap_or(default_port)).await?,
+            tls: tls.transpose()?,
             url: target.url.clone(),
             model: target.model.clone(),
             chat: at("chat/completions")?,
@@ -152,8 +173,14 @@ impl Endpoint {
             url: self.url.clone(),
             reason,
         };
-        let opened = Connection::open(&self.addresses, 0).await;
-        let mut connection = opened.map_err(|error| unreachable(error.to_string()))?;
+        let opened = self.connect(0).await;
+        let mut connection = opened.map_err(|error| match tls::is_of_tls(&error) {
+            true => TargetError::Tls {
+                url: self.url.clone(),
+                reason: error.to_string(),
+            },
+            false => unreachable(error.to_string()),
+        })?;
         let mut request = Request::new(Full::default());
         *request.uri_mut() = self.models.clone();
         *request.headers_mut() = self.headers.clone();
@@ -192,8 +219,9 @@ impl Endpoint {
         })
     }
 
-    pub(super) fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
+    /// The `number`th connection.
+    pub(super) async fn connect(&self, number: usize) -> io::Result<Connection> {
+        Connection::open(&self.addresses, number, self.tls.as_ref()).await
     }
 
     pub(super) fn message(&self, request: &Encoded) -> Request<Full<Bytes>> {
@@ -206,6 +234,10 @@ impl Endpoint {
         *message.headers_mut() = self.headers.clone();
         if let (Some(name), Some(tenant)) = (&self.tenant_header, &request.tenant) {
             message.headers_mut().insert(name.clone(), tenant.clone());
+        }
+        if let Some(key) = &request.authorization {
+            let headers = message.headers_mut();
+            headers.insert(header::AUTHORIZATION, key.clone());
         }
         message
     }

@@ -118,10 +118,10 @@ async fn read_stream(
     response: Response<Incoming>,
     answer: &mut Answer,
 ) -> Result<(), Outcome> {
-    let is_json = response
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|it| it.as_bytes().starts_with(b"application/json"));
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    let is_of = |name: &[u8]| kind.is_some_and(|it| it.as_bytes().starts_with(name));
+    let is_json = is_of(b"application/json");
+    let is_events = kind.is_none() || is_of(b"text/event-stream");
     let mut body = response.into_body();
     if is_json {
         let bytes = read_all(connection, &mut body, LARGEST_REFUSAL).await?;
@@ -162,6 +162,8 @@ async fn read_stream(
             connection.recycle().await;
             ended
         }
+        // A page of a proxy, for one.
+        ControlFlow::Continue(()) if !is_events => Err(Outcome::Malformed),
         ControlFlow::Continue(()) => Err(Outcome::CutStream),
     }
 }

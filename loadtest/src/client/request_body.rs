@@ -1,5 +1,7 @@
 //! Bodies of requests, written once and straight from what was planned.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use http::HeaderValue;
 use serde::ser::SerializeSeq;
@@ -23,6 +25,8 @@ pub(crate) struct Encoded {
     pub(crate) stream: bool,
     pub(crate) output: Output,
     pub(crate) tenant: Option<HeaderValue>,
+    /// Of its tenant, in place of the endpoint's.
+    pub(crate) authorization: Option<HeaderValue>,
 }
 
 /// Writes requests for one target.
@@ -31,6 +35,8 @@ pub(crate) struct Encoder {
     stream: bool,
     /// Members of every body, written: `,"key":value`.
     extra: Vec<u8>,
+    /// By tenant.
+    authorizations: BTreeMap<String, HeaderValue>,
 }
 
 #[derive(Serialize)]
@@ -82,10 +88,19 @@ impl Encoder {
         if extra.len() == 1 {
             extra.clear();
         }
+        let authorization = |(tenant, key): (&String, &String)| {
+            let value = HeaderValue::from_str(&format!("Bearer {key}"));
+            Some((tenant.clone(), value.ok()?))
+        };
         Encoder {
             model: target.model.clone(),
             stream: target.stream,
             extra,
+            authorizations: target
+                .tenant_keys
+                .iter()
+                .filter_map(authorization)
+                .collect(),
         }
     }
 
@@ -124,6 +139,7 @@ impl Encoder {
             body: bytes.into(),
             stream: self.stream,
             output,
+            authorization: tenant.and_then(|it| self.authorizations.get(it).cloned()),
             tenant: tenant.and_then(|it| HeaderValue::from_str(it).ok()),
         }
     }

@@ -1,4 +1,12 @@
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
 use runtime::Lifecycle;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 use super::*;
 use crate::null_server::{Fault, Script, ScriptedServer};
@@ -78,6 +86,7 @@ async fn calls_every_fault_by_its_name() {
     check(Fault::OneShort, O::WrongTokenCount, O::WrongTokenCount).await;
     check(Fault::StopsEarly, O::Truncated, O::Truncated).await;
     check(Fault::NotJson { after: 1 }, O::Malformed, O::Malformed).await;
+    check(Fault::Html, O::Malformed, O::Malformed).await;
     check(Fault::NotHttp, O::Malformed, O::Malformed).await;
 }
 
@@ -213,13 +222,161 @@ async fn refuses_what_is_no_target_in_words() {
             .await
             .contains("write it as http://host:port")
     );
-    assert!(
-        resolve("https://localhost")
-            .await
-            .contains("https is not supported")
-    );
     let mut target = Target::new("http://127.0.0.1:1", "null");
     target.headers.push(("bad name".to_owned(), "x".to_owned()));
     let refused = Endpoint::resolve(&target).await.unwrap_err();
     assert_eq!(refused, TargetError::Header("bad name".to_owned()));
+}
+
+/// TLS before a server, with a certificate of its own that is in the file.
+struct Gate {
+    address: SocketAddr,
+    certificate: PathBuf,
+}
+
+impl Gate {
+    async fn start(life: &Lifecycle, server: SocketAddr, name: &str) -> Gate {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let file = format!("kvasir-{name}-{}.pem", std::process::id());
+        let certificate = std::env::temp_dir().join(file);
+        std::fs::write(&certificate, made.cert.pem()).unwrap();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let own = life.clone();
+        life.spawn("gate", async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let acceptor = acceptor.clone();
+                own.spawn("gate-connection", async move {
+                    let mut behind = TcpStream::connect(server).await?;
+                    let mut stream = acceptor.accept(stream).await?;
+                    tokio::io::copy_bidirectional(&mut stream, &mut behind).await
+                });
+            }
+        });
+        Gate {
+            address,
+            certificate,
+        }
+    }
+
+    fn target(&self) -> Target {
+        let url = format!("https://localhost:{}", self.address.port());
+        Target {
+            ca_cert: Some(self.certificate.clone()),
+            ..Target::new(&url, "null")
+        }
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.certificate);
+    }
+}
+
+#[tokio::test]
+async fn speaks_tls_and_stamps_below_it() {
+    let life = Lifecycle::new();
+    let server = ScriptedServer::start(&life, Script::default())
+        .await
+        .unwrap();
+    let gate = Gate::start(&life, server.address(), "speaks").await;
+    let target = gate.target();
+    let endpoint = Endpoint::resolve(&target).await.unwrap();
+    assert_eq!(endpoint.probe().await, Ok(()));
+    let client = Client::new(Arc::new(endpoint));
+    let encoded = Encoder::new(&target).encode(&request(0));
+    for _ in 0..3 {
+        let mut answer = Answer::new(true);
+        let outcome = client.send(&encoded, &mut answer).await;
+        assert_eq!(outcome, Outcome::Complete);
+        assert_eq!(answer.chunks.len(), 4);
+        let (connected, sent) = (answer.connected.unwrap(), answer.sent.unwrap());
+        assert!(connected <= sent && sent <= answer.chunks[0].0);
+    }
+    // The probe's, and one for all requests.
+    assert_eq!((server.requests(), server.connections()), (3, 2));
+    life.stop();
+}
+
+#[tokio::test]
+async fn a_certificate_that_nobody_vouches_for_is_refused_in_words() {
+    let life = Lifecycle::new();
+    let server = ScriptedServer::start(&life, Script::default())
+        .await
+        .unwrap();
+    let gate = Gate::start(&life, server.address(), "refused").await;
+    let refused = async |target: Target| {
+        let endpoint = Endpoint::resolve(&target).await?;
+        endpoint.probe().await
+    };
+    let unknown = Target {
+        ca_cert: None,
+        ..gate.target()
+    };
+    let error = refused(unknown).await.unwrap_err();
+    assert!(matches!(error, TargetError::Tls { .. }), "{error}");
+    let error = error.to_string();
+    assert!(
+        error.contains("UnknownIssuer") && error.contains("--ca-cert"),
+        "{error}"
+    );
+    // Of another name than the certificate's.
+    let renamed = Target {
+        url: format!("https://127.0.0.1:{}", gate.address.port()),
+        ..gate.target()
+    };
+    let error = refused(renamed).await.unwrap_err();
+    assert!(matches!(error, TargetError::Tls { .. }), "{error}");
+    let nothing = Target {
+        ca_cert: Some(PathBuf::from("/no/such/file.pem")),
+        ..gate.target()
+    };
+    let error = refused(nothing).await.unwrap_err();
+    assert!(matches!(error, TargetError::Authority { .. }), "{error}");
+    life.stop();
+}
+
+#[tokio::test]
+async fn a_tenant_has_a_key_of_its_own() {
+    let script = Script {
+        api_key: Some("blue key".to_owned()),
+        ..Script::default()
+    };
+    let setup = setup(script, |_| ()).await;
+    let mut target = Target::new(&setup.server.url(), "null");
+    target.api_key = Some("other".to_owned());
+    let keys = [("blue", "blue key"), ("red", "red key")];
+    target.tenant_keys = keys.map(|(a, b)| (a.to_owned(), b.to_owned())).into();
+    let client = Client::new(Arc::new(Endpoint::resolve(&target).await.unwrap()));
+    for (tenant, expected) in [
+        (Some("blue"), Outcome::Complete),
+        (Some("red"), Outcome::Status(401)),
+        (Some("green"), Outcome::Status(401)),
+        (None, Outcome::Status(401)),
+    ] {
+        let planned = PlannedRequest {
+            tenant: tenant.map(Arc::from),
+            ..request(0)
+        };
+        let encoded = Encoder::new(&target).encode(&planned);
+        let outcome = client.send(&encoded, &mut Answer::new(false)).await;
+        assert_eq!(outcome, expected, "{tenant:?}");
+    }
+    target
+        .tenant_keys
+        .insert("grey".to_owned(), "a\nb".to_owned());
+    let refused = Endpoint::resolve(&target).await.unwrap_err().to_string();
+    assert!(
+        refused.starts_with("the API key of tenant grey"),
+        "{refused}"
+    );
 }

@@ -120,27 +120,28 @@ impl Goal {
     }
 }
 
+/// The most important first: a narrow terminal shows only the beginning.
 fn describe(totals: &Totals, rates: Rates, elapsed: Duration) -> String {
-    let first_token = |quantile| {
-        let micros = totals.first_token.value_at_quantile(quantile);
-        micros as f64 / 1000.0
+    let first_token = match totals.first_token.len() {
+        0 => String::new(),
+        _ => {
+            let ms = |quantile| totals.first_token.value_at_quantile(quantile) as f64 / 1000.0;
+            format!("; TTFT p50 {:.1} ms, p99 {:.1} ms", ms(0.5), ms(0.99))
+        }
     };
     format!(
-        "{:.0} s: {} done, {} under way, {} not as asked; {:.1} requests/s, {:.0} tokens/s; \
-         TTFT p50 {:.1} ms, p99 {:.1} ms",
+        "{:.0} s: {} done, {} under way, {} not as asked; {:.1} req/s, {:.0} tok/s{first_token}",
         elapsed.as_secs_f64(),
         totals.ended,
         totals.launched.saturating_sub(totals.ended),
         totals.failed,
         rates.requests,
         rates.tokens,
-        first_token(0.5),
-        first_token(0.99),
     )
 }
 
 fn bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:20} {percent:>3}% {msg}");
+    let style = ProgressStyle::with_template("{bar:12} {percent:>3}% {wide_msg}");
     let bar = ProgressBar::new(1000);
     match style {
         Ok(style) => bar.with_style(style),
@@ -175,15 +176,24 @@ mod tests {
 
     #[test]
     fn a_line_tells_counts_rates_and_latency() {
-        let totals = Totals::of(&[]);
         let rates = Rates {
             requests: 12.34,
             tokens: 56.7,
         };
+        let after = Duration::from_secs(3);
         assert_eq!(
-            describe(&totals, rates, Duration::from_secs(3)),
-            "3 s: 0 done, 0 under way, 0 not as asked; 12.3 requests/s, 57 tokens/s; \
-             TTFT p50 0.0 ms, p99 0.0 ms"
+            describe(&Totals::of(&[]), rates, after),
+            "3 s: 0 done, 0 under way, 0 not as asked; 12.3 req/s, 57 tok/s"
+        );
+        let tally = Tally::default();
+        for record in crate::figures::tests::four_records() {
+            tally.launched();
+            tally.ended(&record);
+        }
+        assert_eq!(
+            describe(&Totals::of([&tally]), rates, after),
+            "3 s: 4 done, 0 under way, 2 not as asked; 12.3 req/s, 57 tok/s; \
+             TTFT p50 100.0 ms, p99 300.0 ms"
         );
     }
 }

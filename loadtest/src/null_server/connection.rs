@@ -105,6 +105,7 @@ impl Connection {
         let arrived = Instant::now();
         self.state.started.get_or_init(|| arrived);
         let number = self.state.requests.fetch_add(1, Ordering::SeqCst);
+        self.state.changed.notify_waiters();
         let fault = self.state.script.fault(number);
         match fault {
             Some(Fault::Status(status)) => {
@@ -112,6 +113,11 @@ impl Connection {
                 return self.refuse(status).await;
             }
             Some(Fault::Disconnect) => return Ok(Next::Close),
+            Some(Fault::Html) => {
+                reply::page(&mut self.output);
+                self.flush().await?;
+                return Ok(Next::Keep);
+            }
             Some(Fault::NotHttp) => {
                 self.output.extend_from_slice(b"what is this?\r\n\r\n");
                 self.flush().await?;
@@ -133,7 +139,7 @@ impl Connection {
         };
         let play = Play {
             kind,
-            arrived,
+            first_token: arrived + self.state.script.first_token(number),
             fault,
             ending,
         };
@@ -178,7 +184,7 @@ impl Connection {
         self.until(play.time_of(last, &self.state)).await;
         let worker = self.state.script.decode_worker.clone();
         match play.fault {
-            Some(Fault::Silence { .. }) => std::future::pending::<()>().await,
+            Some(Fault::Silence { .. }) => return self.be_silent().await,
             Some(Fault::ErrorEvent { .. }) => {
                 let body = r#"{"error":{"message":"scripted"}}"#;
                 reply::json(&mut self.output, 200, body, worker.as_deref());
@@ -210,10 +216,7 @@ impl Connection {
                 reply::last_chunk(&mut self.output);
             }
             Some(Fault::NoEndMark { .. }) => reply::last_chunk(&mut self.output),
-            Some(Fault::Silence { .. }) => {
-                self.flush().await?;
-                std::future::pending::<()>().await;
-            }
+            Some(Fault::Silence { .. }) => return self.be_silent().await,
             _ => {
                 self.flush().await?;
                 return Ok(Next::Close);
@@ -221,6 +224,13 @@ impl Connection {
         }
         self.flush().await?;
         Ok(Next::Keep)
+    }
+
+    /// Sends what there is, and no more until the client has enough of it.
+    async fn be_silent(&mut self) -> io::Result<Next> {
+        self.flush().await?;
+        while self.stream.read_buf(&mut self.input).await? > 0 {}
+        Ok(Next::Close)
     }
 
     /// Sends what there is, if `at` is not yet, and waits for it.
@@ -246,14 +256,14 @@ impl Connection {
 #[derive(Clone, Copy)]
 struct Play {
     kind: Kind,
-    arrived: Instant,
+    first_token: Instant,
     fault: Option<Fault>,
     ending: Ending,
 }
 
 impl Play {
     fn time_of(&self, token: u32, state: &State) -> Instant {
-        self.arrived + state.script.first_token + state.script.between_tokens * token
+        self.first_token + state.script.between_tokens * token
     }
 
     /// So many tokens come before the answer breaks off.

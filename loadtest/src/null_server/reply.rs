@@ -98,6 +98,16 @@ pub(super) fn whole(out: &mut Vec<u8>, kind: Kind, ending: Ending, worker: Optio
     json(out, 200, &body, worker);
 }
 
+pub(super) fn page(out: &mut Vec<u8>) {
+    let page = "<html>scripted</html>";
+    let length = page.len();
+    write!(
+        out,
+        "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: {length}\r\n\r\n{page}"
+    )
+    .expect(INTO_MEMORY);
+}
+
 fn usage(ending: Ending) -> String {
     let tokens = ending.tokens;
     format!(

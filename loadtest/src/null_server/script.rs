@@ -10,6 +10,8 @@ pub struct Script {
     /// From the end of a request to the first token.
     pub first_token: Duration,
     pub between_tokens: Duration,
+    /// What the request of a number waits beside, in order of arrival, from 0.
+    pub wait: Option<Arc<dyn Fn(u64) -> Duration + Send + Sync>>,
     /// `None`: as many as are asked for.
     pub tokens: Option<u32>,
     /// What goes wrong with the request of a number, in order of arrival, from 0.
@@ -49,6 +51,8 @@ pub enum Fault {
     NotJson { after: u32 },
     /// What comes is not HTTP.
     NotHttp,
+    /// What comes is a page of HTML.
+    Html,
 }
 
 /// A time in which the server does nothing at all.
@@ -64,9 +68,16 @@ impl Script {
         self.fault.as_ref().and_then(|it| it(number))
     }
 
+    /// From the end of the request of a number to its first token.
+    pub(super) fn first_token(&self, number: u64) -> Duration {
+        let wait = self.wait.as_ref().map(|it| it(number));
+        self.first_token + wait.unwrap_or_default()
+    }
+
     /// Nothing is to be waited for.
     pub(super) fn is_immediate(&self) -> bool {
-        self.first_token.is_zero() && self.between_tokens.is_zero() && self.stall.is_none()
+        let waits = !self.first_token.is_zero() || self.wait.is_some();
+        !waits && self.between_tokens.is_zero() && self.stall.is_none()
     }
 
     /// When something due at `at` is done, in a server that started at `started`.

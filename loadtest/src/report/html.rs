@@ -25,9 +25,11 @@ pub fn html(report: &Report<'_>) -> String {
         cards(figures),
         tables::facts(info, figures),
         tables::latencies(figures),
+        emptiness(figures).to_owned(),
         tables::policies(policies),
         plots::policies(policies),
         plots::sweep(sweep),
+        tables::sweep(sweep),
         plots::over_time(figures),
         plots::distributions(figures),
         plots::workers(figures),
@@ -94,6 +96,14 @@ fn cards(figures: &Figures) -> String {
     };
     let cards: String = cards.iter().map(card).collect();
     format!("<section class=\"cards\">{cards}</section>")
+}
+
+/// Why there are no plots of latencies, if there are none.
+fn emptiness(figures: &Figures) -> &'static str {
+    match figures.latency.ttft.count {
+        0 => "<p class=\"empty\">Not one token came: there are no latencies to plot.</p>",
+        _ => "",
+    }
 }
 
 fn definitions() -> String {

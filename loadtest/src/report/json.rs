@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::SweepPoint;
 use super::rows::Row;
 use crate::figures::{Figures, RunInfo};
 use crate::record::Record;
@@ -28,14 +29,6 @@ pub struct Document {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PolicyPoint {
     pub cluster: ClusterFigures,
-    pub figures: Figures,
-}
-
-/// A rate of a sweep and what was measured under it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SweepPoint {
-    /// Requests per second, as offered.
-    pub rate: f64,
     pub figures: Figures,
 }
 

@@ -1,7 +1,6 @@
 //! The summary for the terminal.
 
 use super::grid::{Grid, printable};
-use super::json::SweepPoint;
 use super::numbers::{count, decimal, percent, utc};
 use crate::figures::{
     Figures, Goodput, Group, Latency, Metric, Misses, Quantiles, RunInfo, Statistic,
@@ -24,39 +23,6 @@ pub fn table(info: &RunInfo, figures: &Figures) -> String {
         }
     }
     parts.join("\n")
-}
-
-/// A row for each rate of a sweep.
-pub fn sweep_table(points: &[SweepPoint]) -> String {
-    let mut grid = Grid::new([
-        "rate/s",
-        "answered/s",
-        "output tok/s",
-        "failed",
-        "good",
-        "ttft p50 ms",
-        "ttft p99 ms",
-        "itl p50 ms",
-        "itl p99 ms",
-        "e2e p99 ms",
-    ]);
-    for SweepPoint { rate, figures } in points {
-        let latency = &figures.latency;
-        let good = figures.goodput.as_ref();
-        grid.row([
-            decimal(*rate, 2),
-            decimal(figures.rates.requests, 2),
-            decimal(figures.rates.output_tokens, 1),
-            percent(figures.failed_share()),
-            good.map_or("-".to_owned(), |it| percent(it.share)),
-            ms(&latency.ttft, Statistic::P50),
-            ms(&latency.ttft, Statistic::P99),
-            ms(&latency.itl, Statistic::P50),
-            ms(&latency.itl, Statistic::P99),
-            ms(&latency.e2e, Statistic::P99),
-        ]);
-    }
-    grid.to_string()
 }
 
 /// What the figures say besides latencies, by label.

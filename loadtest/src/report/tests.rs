@@ -110,12 +110,15 @@ fn nothing_measured_shows_dashes() {
     let page = page(&info(), &[], &[]);
     check_page(&page);
     assert!(!shown.contains("NaN") && !page.contains("NaN"));
+    assert!(page.contains("no latencies to plot"));
+    assert!(!self::page(&info(), &four_records(), &[]).contains("no latencies to plot"));
 }
 
 #[test]
 fn a_sweep_has_a_row_for_each_rate() {
     let point = |rate: f64| SweepPoint {
         rate,
+        verdict: Verdict::Holds,
         figures: figures(&four_records()),
     };
     let shown = sweep_table(&[point(1.0), point(20.5)]);
@@ -124,6 +127,30 @@ fn a_sweep_has_a_row_for_each_rate() {
     assert!(shown.lines().nth(1).unwrap().starts_with("1.00 "));
     assert!(shown.lines().nth(2).unwrap().starts_with("20.50 "));
     assert!(shown.contains("33.3%"), "{shown}");
+}
+
+#[test]
+fn the_csv_of_a_sweep_has_every_quantile_and_nothing_where_nothing_was_measured() {
+    let point = |rate: f64, verdict, records: &[Record]| SweepPoint {
+        rate,
+        verdict,
+        figures: figures(records),
+    };
+    let points = [
+        point(1.5, Verdict::Holds, &four_records()),
+        point(3.0, Verdict::GeneratorLate, &[]),
+    ];
+    let mut written = Vec::new();
+    sweep_csv(&points, &mut written).unwrap();
+    let text = String::from_utf8(written).unwrap();
+    let rows: Vec<Vec<_>> = text.lines().map(|it| it.split(',').collect()).collect();
+    assert_eq!(rows.len(), 3);
+    assert!(rows.iter().all(|it| it.len() == 8 + 6 * 7), "{text}");
+    let column = |name: &str| rows[0].iter().position(|it| *it == name).unwrap();
+    assert_eq!(rows[1][..5], ["1.5", "holds", "3", "1", "2"]);
+    assert_eq!(rows[1][column("ttft_p99.9_ms")], "300");
+    assert_eq!(rows[2][..3], ["3", "generator_late", "0"]);
+    assert_eq!(rows[2][column("e2e_max_ms")], "");
 }
 
 #[test]
@@ -163,6 +190,7 @@ fn json_is_read_as_it_was_written() {
     let records = made_up(150);
     let point = SweepPoint {
         rate: 12.5,
+        verdict: Verdict::GeneratorLate,
         figures: figures(&records[..20]),
     };
     let document = Document {
@@ -247,6 +275,25 @@ fn wrong_files_are_refused_with_what_to_do() {
 }
 
 #[test]
+fn curves_have_only_rates_that_say_something_of_the_server() {
+    let point = |rate: f64, verdict| SweepPoint {
+        rate,
+        verdict,
+        figures: figures(&four_records()),
+    };
+    let sound = [point(5.0, Verdict::Holds), point(10.0, Verdict::Misses)];
+    let with_late = [sound.as_slice(), &[point(7.0, Verdict::GeneratorLate)]].concat();
+    let dots = |sweep: &[SweepPoint]| {
+        let page = page(&info(), &four_records(), sweep);
+        let at = page.matches("requests/s offered</title>").count();
+        (at, page.contains("<td>generator late</td>"))
+    };
+    let (few, _) = dots(&sound);
+    assert!(few > 0);
+    assert_eq!(dots(&with_late), (few, true));
+}
+
+#[test]
 fn csv_has_a_row_for_each_request() {
     let mut records = four_records();
     records[3].tenant = Some("a \"b\", c".into());
@@ -269,6 +316,7 @@ fn the_page_is_well_formed_and_asks_for_nothing() {
     let records = made_up(150);
     let point = |rate: f64| SweepPoint {
         rate,
+        verdict: Verdict::Holds,
         figures: figures(&records),
     };
     let page = page(&info(), &records, &[point(5.0), point(10.0)]);

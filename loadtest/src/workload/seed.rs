@@ -19,6 +19,9 @@ pub(super) enum Use {
     Turns,
     /// Words that repair a text of a wrong length.
     Repair,
+    /// Whose request or conversation it is.
+    Tenant,
+    Priority,
 }
 
 /// A seed for one use; `number` says for which block, request or conversation.
@@ -71,13 +74,15 @@ mod tests {
             Use::Shape,
             Use::Turns,
             Use::Repair,
+            Use::Tenant,
+            Use::Priority,
         ];
         let seeds: std::collections::BTreeSet<u64> = uses
             .iter()
             .flat_map(|usage| (0..1000).map(|number| derive(7, *usage, number)))
             .chain((0..1000).map(|number| derive(8, Use::Block, number)))
             .collect();
-        assert_eq!(seeds.len(), 7000);
+        assert_eq!(seeds.len(), 9000);
     }
 
     #[test]

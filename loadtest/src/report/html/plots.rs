@@ -15,11 +15,16 @@ const MOST_BARS: usize = 40;
 const SECONDS: &str = "seconds since start";
 const MILLISECONDS: &str = "ms";
 
-/// Empty without points.
-pub(super) fn sweep(points: &[SweepPoint]) -> String {
+/// Of the rates that say something of the server; empty if none does.
+pub(super) fn sweep(all: &[SweepPoint]) -> String {
+    let points: Vec<_> = all.iter().filter(|it| it.verdict.is_of_server()).collect();
     if points.is_empty() {
         return String::new();
     }
+    let left_out = match points.len() == all.len() {
+        true => "",
+        false => "; without those at which the generator was late or cut short",
+    };
     let latency = |of: fn(&Figures) -> &Quantiles| {
         let line = |statistic: Statistic, look: usize| Line {
             name: statistic.name().to_owned(),
@@ -32,7 +37,7 @@ pub(super) fn sweep(points: &[SweepPoint]) -> String {
         };
         vec![line(Statistic::P50, 0), line(Statistic::P99, 1)]
     };
-    let share = |it: &SweepPoint| it.figures.goodput.as_ref().map(|it| it.share * 100.0);
+    let share = |it: &&SweepPoint| it.figures.goodput.as_ref().map(|it| it.share * 100.0);
     let good = Line {
         name: "meet all objectives".to_owned(),
         color: 2,
@@ -65,9 +70,10 @@ pub(super) fn sweep(points: &[SweepPoint]) -> String {
     let figures = figures.into_iter().filter(|it| has_points(&it.2));
     let draw = |(title, unit, lines): (&str, &str, Vec<Line>)| {
         let highest = points.iter().map(|it| it.rate).fold(0.0, f64::max);
+        let lowest = points.iter().map(|it| it.rate).fold(f64::MAX, f64::min);
         let chart = LineChart {
             label: title,
-            x: Axis::from_zero(highest),
+            x: Axis::spanning(lowest, highest),
             y: y_axis(unit, &lines),
             x_title: "requests/s offered",
             y_title: unit,
@@ -77,7 +83,8 @@ pub(super) fn sweep(points: &[SweepPoint]) -> String {
         };
         figure(title, &chart.draw())
     };
-    section("Rate against latency", figures.map(draw))
+    let title = format!("Rate against latency{left_out}");
+    section(&title, figures.map(draw))
 }
 
 /// Distributions of simulated policies, one over the other; empty with fewer
@@ -374,7 +381,7 @@ fn y_axis(unit: &str, lines: &[Line]) -> Axis {
     };
     let highest = values().fold(0.0, f64::max);
     if unit == MILLISECONDS {
-        Axis::of_latencies(values().fold(f64::MAX, f64::min), highest)
+        Axis::spanning(values().fold(f64::MAX, f64::min), highest)
     } else {
         Axis::from_zero(highest)
     }

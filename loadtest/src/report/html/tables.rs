@@ -3,7 +3,8 @@
 use crate::figures::{Figures, RunInfo, Statistic};
 use crate::report::numbers::count;
 use crate::report::plot::escaped;
-use crate::report::{PolicyPoint, policies, table};
+use crate::report::sweep::{SWEEP_HEADING, sweep_cells};
+use crate::report::{PolicyPoint, SweepPoint, policies, table};
 
 /// The run and what its figures say besides latencies.
 pub(super) fn facts(info: &RunInfo, figures: &Figures) -> String {
@@ -34,6 +35,15 @@ pub(super) fn policies(points: &[PolicyPoint]) -> String {
         .collect();
     let titles = ["of the first policy".to_owned(), String::new()];
     section("Policies", &heading, &rows) + &section("The simulated cluster", &titles, &facts)
+}
+
+/// Empty without points.
+pub(super) fn sweep(points: &[SweepPoint]) -> String {
+    if points.is_empty() {
+        return String::new();
+    }
+    let rows: Vec<_> = points.iter().map(|it| sweep_cells(it).to_vec()).collect();
+    section("Rates measured", &SWEEP_HEADING.map(str::to_owned), &rows)
 }
 
 pub(super) fn latencies(figures: &Figures) -> String {

@@ -69,7 +69,7 @@ impl Axis {
     }
 
     /// From 0, or logarithmic where the lowest value would be lost by that.
-    pub fn of_latencies(lowest: f64, highest: f64) -> Axis {
+    pub fn spanning(lowest: f64, highest: f64) -> Axis {
         if lowest > 0.0 && highest > LINEAR_RATIO * lowest {
             Axis::log(lowest, highest)
         } else {

@@ -105,7 +105,7 @@ impl LineChart<'_> {
             let class = format!("line s{} d{}", line.color, line.dash);
             svg.line((x, 12.0), (x + 22.0, 12.0), &class);
             svg.text((x + 27.0, 16.0), "start", &line.name);
-            x += 44.0 + line.name.chars().count() as f64 * 6.0;
+            x += 46.0 + line.name.chars().count() as f64 * 6.7;
         }
     }
 

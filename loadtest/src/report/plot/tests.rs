@@ -46,10 +46,10 @@ fn values_are_placed_between_the_ends() {
 }
 
 #[test]
-fn latencies_far_apart_get_a_logarithmic_axis() {
-    assert!(!Axis::of_latencies(10.0, 200.0).is_log());
-    assert!(Axis::of_latencies(10.0, 2000.0).is_log());
-    assert!(!Axis::of_latencies(0.0, 2000.0).is_log());
+fn values_far_apart_get_a_logarithmic_axis() {
+    assert!(!Axis::spanning(10.0, 200.0).is_log());
+    assert!(Axis::spanning(10.0, 2000.0).is_log());
+    assert!(!Axis::spanning(0.0, 2000.0).is_log());
 }
 
 #[test]

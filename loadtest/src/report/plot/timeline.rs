@@ -139,6 +139,6 @@ fn legend(svg: &mut Svg) {
             _ => svg.line((x, y), (x + 22.0, y), class),
         }
         svg.text((x + 28.0, 16.0), "start", name);
-        x += 48.0 + name.len() as f64 * 6.0;
+        x += 48.0 + name.len() as f64 * 6.7;
     }
 }
