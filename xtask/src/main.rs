@@ -6,6 +6,7 @@
 // It talks to a person at a terminal.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod calibrate;
 mod cluster;
 mod metrics;
 mod smoke;
@@ -57,6 +58,9 @@ fn run(wanted: &str) -> Result<()> {
     if wanted == "test" {
         return STEPS.iter().try_for_each(step);
     }
+    if wanted == "calibrate" {
+        return calibrate::run();
+    }
     match STEPS.iter().find(|(name, _, _)| *name == wanted) {
         Some(found) => step(found),
         None => bail!("{}", usage()),
@@ -76,6 +80,8 @@ fn usage() -> String {
     for (name, purpose, _) in STEPS {
         text.push_str(&format!("\n  {name:<8} {purpose}"));
     }
+    text.push_str("\n\nno part of test:\n");
+    text.push_str("\n  calibrate  the simulator agrees with a real run");
     text
 }
 

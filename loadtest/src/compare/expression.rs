@@ -28,7 +28,7 @@ pub enum ExpressionError {
     Operator(String),
     #[error("{0:?} is no number; write one behind the comparison, as in p99(ttft)>1.1")]
     Bound(String),
-    #[error("{0:?} is no quantity; write p99(ttft), rate(output_tokens) or errors")]
+    #[error("{0:?} is no quantity; write p99(ttft), rate(output_tokens), cached or errors")]
     Quantity(String),
     #[error("{0:?} is not kept of a latency; there are mean, p50, p90, p95, p99, p99.9 and max")]
     Statistic(String),
@@ -83,6 +83,9 @@ impl FromStr for Quantity {
     fn from_str(text: &str) -> Result<Quantity, ExpressionError> {
         if text == "errors" {
             return Ok(Quantity::Errors);
+        }
+        if text == "cached" {
+            return Ok(Quantity::Cached);
         }
         let inside = text.strip_suffix(')').and_then(|it| it.split_once('('));
         let (outer, inner) = inside.ok_or_else(|| ExpressionError::Quantity(text.to_owned()))?;

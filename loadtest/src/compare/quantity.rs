@@ -10,6 +10,8 @@ use crate::report::{decimal, percent};
 pub enum Quantity {
     Latency(Metric, Statistic),
     Rate(Rate),
+    /// Share of prompt tokens that were cached.
+    Cached,
     /// Share of requests that failed.
     Errors,
 }
@@ -37,7 +39,9 @@ impl Quantity {
             .into_iter()
             .flat_map(move |metric| statistics.map(|it| Quantity::Latency(metric, it)));
         let rates = Rate::ALL.map(Quantity::Rate);
-        latencies.chain(rates).chain([Quantity::Errors])
+        latencies
+            .chain(rates)
+            .chain([Quantity::Cached, Quantity::Errors])
     }
 
     /// `None`: not measured.
@@ -59,6 +63,7 @@ impl Quantity {
                 let goodput = figures.goodput.as_ref().filter(|it| it.of > 0);
                 goodput.map(|it| it.per_second)
             }
+            Quantity::Cached => figures.cached.map(|it| it.share),
             Quantity::Errors => some_requests.then(|| figures.failed_share()),
         }
     }
@@ -73,13 +78,14 @@ impl Quantity {
             Quantity::Rate(Rate::InputTokens) => "input tokens/s".to_owned(),
             Quantity::Rate(Rate::OutputTokens) => "output tokens/s".to_owned(),
             Quantity::Rate(Rate::Goodput) => "good requests/s".to_owned(),
+            Quantity::Cached => "cached".to_owned(),
             Quantity::Errors => "failed".to_owned(),
         }
     }
 
     pub fn shown_as(self, value: f64) -> String {
         match self {
-            Quantity::Errors => percent(value),
+            Quantity::Cached | Quantity::Errors => percent(value),
             _ => decimal(value, 2),
         }
     }
@@ -111,6 +117,7 @@ impl fmt::Display for Quantity {
                 write!(f, "{}({})", statistic.name(), metric.name())
             }
             Quantity::Rate(rate) => write!(f, "rate({})", rate.name()),
+            Quantity::Cached => f.write_str("cached"),
             Quantity::Errors => f.write_str("errors"),
         }
     }

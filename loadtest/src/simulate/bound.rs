@@ -49,8 +49,14 @@ impl BoundTally {
 
     /// A prompt arrived, whose full blocks have these identities.
     pub(super) fn arrived(&mut self, tokens: usize, hashes: &[BlockHash]) {
-        self.is_known &= self.seen.len() < MOST_BLOCKS;
         if !self.is_known {
+            return;
+        }
+        if self.seen.len() >= MOST_BLOCKS {
+            // Given up, and its memory with it.
+            self.is_known = false;
+            self.seen = FxHashSet::default();
+            self.pool = BlockPool::new(0, self.block_size);
             return;
         }
         // The last token is always computed.

@@ -123,7 +123,7 @@ pub(super) fn policies(points: &[PolicyPoint]) -> String {
             x: Axis::log(lowest.min(highest), highest),
             y: Axis::from_zero(100.0),
             x_title: MILLISECONDS,
-            y_title: "% of requests or tokens",
+            y_title: "%",
             lines,
             shade: None,
             marks: Marks::Hidden,

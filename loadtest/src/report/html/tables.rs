@@ -12,6 +12,10 @@ pub(super) fn facts(info: &RunInfo, figures: &Figures) -> String {
     let mut facts = vec![("run", run)];
     facts.extend(table::facts(figures));
     facts.extend(info.notes.iter().map(|it| ("note", it.clone())));
+    format!("<section>{}</section>", fact_table(&facts))
+}
+
+fn fact_table(facts: &[(&str, String)]) -> String {
     let fact = |(name, text): &(&str, String)| {
         format!(
             "<tr><th scope=\"row\">{name}</th><td>{}</td></tr>",
@@ -19,7 +23,7 @@ pub(super) fn facts(info: &RunInfo, figures: &Figures) -> String {
         )
     };
     let rows: String = facts.iter().map(fact).collect();
-    format!("<section><table class=\"facts\">{rows}</table></section>")
+    format!("<table class=\"facts\">{rows}</table>")
 }
 
 /// Simulated policies side by side; empty without.
@@ -29,12 +33,11 @@ pub(super) fn policies(points: &[PolicyPoint]) -> String {
     }
     let rows: Vec<_> = points.iter().map(policies::cells).collect();
     let heading = policies::HEADING.map(str::to_owned);
-    let facts: Vec<_> = policies::facts(&points[0].cluster)
-        .into_iter()
-        .map(|(name, text)| vec![name.to_owned(), text])
-        .collect();
-    let titles = ["of the first policy".to_owned(), String::new()];
-    section("Policies", &heading, &rows) + &section("The simulated cluster", &titles, &facts)
+    let cluster = fact_table(&policies::facts(&points[0].cluster));
+    format!(
+        "{}<section><h2>The simulated cluster</h2>{cluster}</section>",
+        section("Policies", &heading, &rows)
+    )
 }
 
 /// Empty without points.
