@@ -53,11 +53,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<Running, Star
     let page = MetricsPage::new();
     page.keep_up(&lifecycle);
     let metrics = Arc::new(page.record(Metrics::new));
-    let cluster = Cluster::new(
-        config.policy,
-        config.link.health.clone(),
-        metrics.clone(),
-    );
+    let cluster = Cluster::new(config.policy, config.link.health.clone(), metrics.clone());
     let (membership, workers) = membership(&config, &metrics)?;
     let watch = cluster::watch(
         cluster.clone(),

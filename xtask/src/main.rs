@@ -1,7 +1,7 @@
 //! `cargo xtask test`: all that CI does, on any machine.
 //!
 //! Each step can be run alone: `cargo xtask fmt`, `clippy`, `unit`, `deny`,
-//! `smoke`.
+//! `smoke`. `cargo xtask soak` is no part of it: it takes as long as it is told.
 
 // It talks to a person at a terminal.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
@@ -9,6 +9,7 @@
 mod cluster;
 mod metrics;
 mod smoke;
+mod soak;
 mod tools;
 
 use std::process::{Command, ExitCode};
@@ -57,6 +58,9 @@ fn run(wanted: &str) -> Result<()> {
     if wanted == "test" {
         return STEPS.iter().try_for_each(step);
     }
+    if wanted == "soak" {
+        return soak::run(std::env::args().skip(2));
+    }
     match STEPS.iter().find(|(name, _, _)| *name == wanted) {
         Some(found) => step(found),
         None => bail!("{}", usage()),
@@ -76,6 +80,7 @@ fn usage() -> String {
     for (name, purpose, _) in STEPS {
         text.push_str(&format!("\n  {name:<8} {purpose}"));
     }
+    text.push_str("\n  soak     breaks a cluster under load [--minutes 10] [--seed 1]");
     text
 }
 
