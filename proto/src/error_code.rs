@@ -87,6 +87,8 @@ error_codes! {
     Overloaded: "overloaded", Router, TOO_MANY_REQUESTS, ResourceExhausted, "rate_limit_error", retry false;
     /// The router or worker is shutting down.
     ShuttingDown: "shutting_down", Worker, SERVICE_UNAVAILABLE, Unavailable, "service_unavailable_error", retry true;
+    /// A worker's model is still loading.
+    NotReady: "not_ready", Worker, SERVICE_UNAVAILABLE, Unavailable, "service_unavailable_error", retry true;
     /// No worker that could serve the request is reachable.
     NoWorker: "no_worker", Router, SERVICE_UNAVAILABLE, Unavailable, "service_unavailable_error", retry false;
     /// The request's time limit passed.

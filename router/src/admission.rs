@@ -115,10 +115,11 @@ impl Admission {
     }
 
     /// As [`Admission::set_capacity`], so that `room` requests may run besides
-    /// those that do.
+    /// those that do. One may always run: whether workers are really full shows
+    /// only when they are asked.
     pub fn set_room(&self, room: usize, valid_for: Duration) {
         let running = self.0.lock().queue.running();
-        self.set_capacity(running.saturating_add(room), valid_for);
+        self.set_capacity(running.saturating_add(room).max(1), valid_for);
     }
 
     /// Everybody who waits, in the order of service: for a look at a live

@@ -8,6 +8,9 @@
 mod booking;
 mod client;
 mod explanation;
+#[cfg(test)]
+pub(crate) mod fake;
+pub mod health;
 mod link;
 mod members;
 mod state;
@@ -15,14 +18,15 @@ pub mod view;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use kvcache_index::{HashScope, WorkerSlot};
 use proto::ErrorCode;
 use tokio::sync::{Notify, watch as watched};
+use tokio::time::Instant;
+use tracing::warn;
 
 pub use booking::Booking;
-pub use client::{DecodeEvent, PrefillEvent, WorkerClient};
+pub use client::{Answers, DecodeEvent, PrefillEvent, Ticket, Work, WorkerClient};
 pub use explanation::Explanation;
 pub use link::Config;
 pub use members::watch;
@@ -34,13 +38,18 @@ use crate::metrics::Metrics;
 use crate::plan::{Ask, PolicyName};
 use crate::sequence::Sequence;
 use crate::tokenize::Model;
+use health::{Health, Mark, Outcome, Reason};
 use state::State;
 
 /// The workers, shared by all requests.
 #[derive(Debug)]
 pub struct Cluster {
     state: Mutex<State>,
+    /// Locked after `state` where both are.
+    health: Mutex<Health>,
     released: Notify,
+    /// A worker may take work again.
+    available: Notify,
     connected: watched::Sender<usize>,
     /// See [`View::room`](view::View::room); `None` too if the policy does not
     /// hold requests back.
@@ -52,10 +61,12 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    pub fn new(policy: PolicyName, metrics: Arc<Metrics>) -> Arc<Cluster> {
+    pub fn new(policy: PolicyName, health: health::Config, metrics: Arc<Metrics>) -> Arc<Cluster> {
         Arc::new(Cluster {
             state: Mutex::new(State::new(policy)),
+            health: Mutex::new(Health::new(health)),
             released: Notify::new(),
+            available: Notify::new(),
             connected: watched::Sender::new(0),
             room: watched::Sender::new(None),
             began: Instant::now(),
@@ -141,8 +152,16 @@ impl Cluster {
             random: mix(self.plans.fetch_add(1, Ordering::Relaxed)),
         };
         let mut state = self.state();
-        let choice = state
-            .choose(&sequence.model, &ask, excluded)
+        let now = Instant::now().into_std();
+        let shunned = self.health().shunned(now);
+        let mut choice = None;
+        if !shunned.is_empty() {
+            let left_out = [excluded.as_slice(), &shunned].concat();
+            choice = state.choose(&sequence.model, &ask, &left_out);
+        }
+        // With nobody else, shunned workers are better than none.
+        let choice = choice
+            .or_else(|| state.choose(&sequence.model, &ask, excluded))
             .ok_or_else(|| no_worker(sequence))?;
         let explanation = sequence
             .is_explained
@@ -151,6 +170,11 @@ impl Cluster {
         let decode = state.reference(placed.decode);
         let prefill = placed.prefill.map(|slot| state.reference(slot));
         drop(state);
+        let mut health = self.health();
+        for worker in std::iter::once(&decode).chain(&prefill) {
+            health.booked(worker.slot, now);
+        }
+        drop(health);
         Ok(Booking::new(
             self.clone(),
             placed.booking,
@@ -160,10 +184,41 @@ impl Cluster {
         ))
     }
 
+    /// Resolves when a worker may take work that did not before; from the call
+    /// on, not from the first poll.
+    pub fn available(&self) -> impl Future<Output = ()> + '_ {
+        let mut available = Box::pin(self.available.notified());
+        available.as_mut().enable();
+        available
+    }
+
     /// A request found `worker` unreachable: it gets no new work until its link
     /// has seen it alive.
     pub fn suspect(&self, worker: &WorkerRef) {
         self.state().suspect(worker.slot, worker.epoch);
+    }
+
+    /// A sequence has got something of `worker`.
+    pub fn progressed(&self, worker: &WorkerRef) {
+        self.health().progressed(worker.slot, worker.epoch);
+    }
+
+    /// What `worker` did in an attempt that is over.
+    pub fn ended(&self, worker: &WorkerRef, outcome: Outcome) {
+        let now = Instant::now().into_std();
+        let marks = self
+            .health()
+            .ended((worker.slot, worker.epoch), outcome, now);
+        for (slot, mark) in marks {
+            let id = self.state().name_of(slot).to_owned();
+            warn!(worker = id, ?mark, "worker gets no work for a while");
+            let counted = match mark {
+                Mark::BreakerOpened => &self.metrics.breakers_opened,
+                Mark::Ejected(Reason::Failures) => &self.metrics.ejected_for_failures,
+                Mark::Ejected(Reason::Slowness) => &self.metrics.ejected_for_slowness,
+            };
+            counted.increment(1);
+        }
     }
 
     /// Until no booking is left.
@@ -177,15 +232,24 @@ impl Cluster {
         }
     }
 
+    /// The worker was seen alive.
+    fn trust(&self, slot: WorkerSlot) {
+        self.state().trust(slot);
+        self.available.notify_waiters();
+    }
+
     /// The set of connected workers may have changed.
     fn count_connected(&self) {
         let connected = self.state().connected();
         self.metrics.connected_workers.set(connected as f64);
-        self.connected.send_if_modified(|known| {
+        let changed = self.connected.send_if_modified(|known| {
             let changed = *known != connected;
             *known = connected;
             changed
         });
+        if changed {
+            self.available.notify_waiters();
+        }
     }
 
     /// A worker has reported its load.
@@ -197,6 +261,10 @@ impl Cluster {
     fn release(&self, booking: u64) {
         self.state().release(booking);
         self.released.notify_waiters();
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

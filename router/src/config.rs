@@ -5,7 +5,7 @@ use runtime::membership::{WorkerAddress, etcd};
 
 use crate::openai::Limits;
 use crate::plan::policy::{self, PolicyName};
-use crate::{admission, cluster, objectives, tokenize};
+use crate::{admission, cluster, dispatch, objectives, tokenize};
 
 // No flag may be called `port`, `host` or `service-*`: Kubernetes sets
 // KVASIR_ROUTER_PORT and the like in every pod beside a service of that name.
@@ -43,6 +43,8 @@ pub struct Config {
     pub link: cluster::Config,
     #[command(flatten)]
     pub etcd: etcd::FollowConfig,
+    #[command(flatten)]
+    pub dispatch: dispatch::Config,
 }
 
 /// What `--policy` may be.
@@ -89,8 +91,16 @@ impl Check for Config {
         if self.max_sequences_per_request == 0 {
             mistakes.push("--max-sequences-per-request must be at least 1".to_owned());
         }
-        if self.link.reconnect_min.0 > self.link.reconnect_max.0 {
-            mistakes.push("--reconnect-min must not exceed --reconnect-max".to_owned());
-        }
+        self.link.check(mistakes);
+        self.dispatch.check(mistakes);
     }
+}
+
+/// What the flags of `C` say when none is given.
+pub(crate) fn defaults<C: clap::Args>() -> C {
+    let command = C::augment_args(clap::Command::new("router").no_binary_name(true));
+    command
+        .try_get_matches_from(std::iter::empty::<&str>())
+        .and_then(|matches| C::from_arg_matches(&matches))
+        .expect("no flag is required and every default is valid")
 }

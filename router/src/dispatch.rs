@@ -6,24 +6,30 @@
 //! and booking: end, error and hang-up release them the same way, by drop.
 
 mod attempt;
+mod config;
 mod progress;
+mod race;
 mod retries;
+mod retry_budget;
+mod run;
 mod times;
+mod verdict;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::StreamExt;
-use tracing::Instrument;
+use proto::ErrorCode;
+use tokio::time::{Instant, timeout_at};
 
 use crate::admission::Permit;
 use crate::cluster::{Booking, Cluster, Excluded};
 use crate::error::ApiError;
 use crate::metrics::Metrics;
 use crate::sequence::{Event, Events, Sequence};
-use attempt::Attempt;
-use progress::Progress;
-use retries::Retries;
-use times::Times;
+pub use config::Config;
+use retry_budget::RetryBudget;
+use run::Run;
 
 /// A sequence with its first booking.
 #[derive(Debug)]
@@ -32,90 +38,88 @@ pub struct Planned {
     pub booking: Booking,
 }
 
-/// Chooses and books workers for every sequence, or for none.
-pub fn plan(cluster: &Arc<Cluster>, sequences: &[Sequence]) -> Result<Vec<Planned>, ApiError> {
-    let _span = tracing::info_span!("plan", sequences = sequences.len()).entered();
-    let book = |sequence: &Sequence| {
-        Ok(Planned {
-            booking: cluster.book(sequence, &[], &Excluded::new())?,
-            sequence: sequence.clone(),
-        })
-    };
-    sequences.iter().map(book).collect()
-}
-
-/// Starts planned sequences; all of them hold `permit`.
-pub fn run(
-    cluster: &Arc<Cluster>,
-    metrics: &Arc<Metrics>,
-    planned: Vec<Planned>,
-    permit: Permit,
-) -> Vec<Events> {
-    let permit = Arc::new(permit);
-    planned
-        .into_iter()
-        .map(|planned| {
-            let times = Times::start(metrics.clone(), planned.sequence.prompt.len());
-            stream(cluster.clone(), planned, permit.clone(), times).boxed()
-        })
-        .collect()
-}
-
-fn stream(
+/// What all sequences share.
+#[derive(Debug)]
+pub struct Dispatch {
     cluster: Arc<Cluster>,
-    planned: Planned,
-    permit: Arc<Permit>,
-    mut times: Times,
-) -> impl futures::Stream<Item = Result<Event, ApiError>> {
-    let span = tracing::info_span!(
-        "sequence",
-        request_id = %planned.sequence.request_id,
-        choice = planned.sequence.choice
-    );
+    metrics: Arc<Metrics>,
+    config: Config,
+    budget: Mutex<RetryBudget>,
+}
+
+impl Dispatch {
+    pub fn new(config: Config, cluster: Arc<Cluster>, metrics: Arc<Metrics>) -> Arc<Dispatch> {
+        Arc::new(Dispatch {
+            cluster,
+            metrics,
+            budget: Mutex::new(RetryBudget::new(config.allowance())),
+            config,
+        })
+    }
+
+    /// Chooses and books workers for every sequence, or for none. Waits a little
+    /// for a worker if none is there.
+    pub async fn plan(&self, sequences: &[Sequence]) -> Result<Vec<Planned>, ApiError> {
+        let span = tracing::info_span!("plan", sequences = sequences.len());
+        let give_up = Instant::now() + self.config.worker_wait.0;
+        loop {
+            let available = self.cluster.available();
+            match span.in_scope(|| self.book(sequences)) {
+                Err(none) if none.code == ErrorCode::NoWorker => {
+                    timeout_at(give_up, available).await.map_err(|_| none)?;
+                }
+                planned => return planned,
+            }
+        }
+    }
+
+    fn book(&self, sequences: &[Sequence]) -> Result<Vec<Planned>, ApiError> {
+        let book = |sequence: &Sequence| {
+            Ok(Planned {
+                booking: self.cluster.book(sequence, &[], &Excluded::new())?,
+                sequence: sequence.clone(),
+            })
+        };
+        sequences.iter().map(book).collect()
+    }
+
+    /// Starts planned sequences; all of them hold `permit`.
+    pub fn run(self: &Arc<Self>, planned: Vec<Planned>, permit: Permit) -> Vec<Events> {
+        let permit = Arc::new(permit);
+        planned
+            .into_iter()
+            .map(|planned| {
+                self.budget().deposit(Instant::now().into_std());
+                stream(Run::new(self, planned, permit.clone())).boxed()
+            })
+            .collect()
+    }
+
+    /// Takes a retry from the budget, or tells how long to wait.
+    fn withdraw(&self) -> Result<(), Duration> {
+        self.budget().withdraw(Instant::now().into_std())
+    }
+
+    fn budget(&self) -> MutexGuard<'_, RetryBudget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn stream(mut run: Run) -> impl futures::Stream<Item = Result<Event, ApiError>> {
     async_stream::try_stream! {
-        let _permit = permit;
-        let mut booking = planned.booking;
-        let mut progress = Progress::new(planned.sequence);
-        let mut retries = Retries::default();
-        if let Some(event) = progress.opening() {
+        if let Some(event) = run.opening() {
             yield event;
         }
         loop {
-            let mut attempt = Attempt::new(&booking);
-            let failure = loop {
-                match attempt.next(&mut progress).instrument(span.clone()).await {
-                    Ok(Some(event)) => {
-                        times.saw(&event);
-                        retries.saw(&event);
-                        let last = matches!(event, Event::Finished(_));
-                        yield event;
-                        if last {
-                            return;
-                        }
-                    }
-                    Ok(None) => {}
-                    Err(failure) => break failure,
-                }
-            };
-            drop(attempt);
-            if let Some(end) = progress.ended() {
-                times.saw(&end);
-                yield end;
+            let event = run.next().await?;
+            let last = matches!(event, Event::Finished(_));
+            yield event;
+            if last {
                 return;
-            }
-            times.replanned(progress.has_begun());
-            let again = retries.after(failure, &cluster).and_then(|()| {
-                let (sequence, generated) = (progress.sequence(), progress.generated());
-                let booked = cluster.book(sequence, generated, &retries.excluded());
-                booked.map_err(|none| retries.explain(none))
-            });
-            match again {
-                Ok(next) => booking = next,
-                Err(error) => {
-                    times.failed();
-                    Err(error)?;
-                }
             }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

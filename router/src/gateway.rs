@@ -15,7 +15,7 @@ use tracing::{Instrument, info_span};
 use crate::admission::{Admission, Permit};
 use crate::caller::Caller;
 use crate::cluster::Cluster;
-use crate::dispatch::{self, Planned};
+use crate::dispatch::{Dispatch, Planned};
 use crate::error::ApiError;
 use crate::grpc::{Call, Generate, Generation};
 use crate::http::reply;
@@ -36,6 +36,7 @@ pub struct Gateway {
     pub admission: Admission,
     pub tokenize: Tokenize,
     pub cluster: Arc<Cluster>,
+    pub dispatch: Arc<Dispatch>,
     pub metrics: Arc<Metrics>,
 }
 
@@ -122,9 +123,9 @@ impl Gateway {
         let sequences = self.tokenize(request, origin).await?;
         let usage = permit.usage().clone();
         usage.tokenized(&sequences);
-        let planned = dispatch::plan(&self.cluster, &sequences)?;
+        let planned = self.dispatch.plan(&sequences).await?;
         placed(&planned);
-        let runs = dispatch::run(&self.cluster, &self.metrics, planned, permit);
+        let runs = self.dispatch.run(planned, permit);
         let runs = usage.meter(runs);
         Ok(Generation { sequences, runs })
     }

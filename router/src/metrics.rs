@@ -27,6 +27,11 @@ pub struct Metrics {
     pub planned_undivided: Counter,
     pub replans: Counter,
     pub migrations: Counter,
+    pub refused_retries: Counter,
+    pub hedges: Counter,
+    pub breakers_opened: Counter,
+    pub ejected_for_failures: Counter,
+    pub ejected_for_slowness: Counter,
     pub sequences_finished: Counter,
     pub sequences_failed: Counter,
     pub sequences_cancelled: Counter,
@@ -53,6 +58,8 @@ impl Metrics {
         describe();
         let sequences =
             |outcome: &'static str| counter!("kvasir_router_sequences_total", "outcome" => outcome);
+        let ejections =
+            |reason: &'static str| counter!("kvasir_router_ejections_total", "reason" => reason);
         let plans = |kind: &'static str| counter!("kvasir_router_plans_total", "kind" => kind);
         Metrics {
             permits: gauge!("kvasir_router_permits"),
@@ -73,6 +80,11 @@ impl Metrics {
             planned_undivided: plans("undivided"),
             replans: counter!("kvasir_router_replans_total"),
             migrations: counter!("kvasir_router_migrations_total"),
+            refused_retries: counter!("kvasir_router_refused_retries_total"),
+            hedges: counter!("kvasir_router_hedges_total"),
+            breakers_opened: counter!("kvasir_router_breakers_opened_total"),
+            ejected_for_failures: ejections("failures"),
+            ejected_for_slowness: ejections("slowness"),
             sequences_finished: sequences("finished"),
             sequences_failed: sequences("failed"),
             sequences_cancelled: sequences("cancelled"),
@@ -198,6 +210,22 @@ fn describe() {
     describe_counter!(
         "kvasir_router_migrations_total",
         "Sequences that went on elsewhere after their first token"
+    );
+    describe_counter!(
+        "kvasir_router_refused_retries_total",
+        "Retries that had to wait, or were not made, for want of budget"
+    );
+    describe_counter!(
+        "kvasir_router_hedges_total",
+        "Sequences started on another worker too, being late"
+    );
+    describe_counter!(
+        "kvasir_router_breakers_opened_total",
+        "Workers shunned for failures in a row"
+    );
+    describe_counter!(
+        "kvasir_router_ejections_total",
+        "Workers shunned for being worse than the others, by reason"
     );
     describe_counter!(
         "kvasir_router_sequences_total",

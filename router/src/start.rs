@@ -11,6 +11,7 @@ use runtime::{Lifecycle, MetricsPage, ServeOptions};
 use crate::admission::Admission;
 use crate::cluster::{self, Cluster};
 use crate::config::Config;
+use crate::dispatch::Dispatch;
 use crate::gateway::Gateway;
 use crate::grpc;
 use crate::metrics::Metrics;
@@ -52,7 +53,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<Running, Star
     let page = MetricsPage::new();
     page.keep_up(&lifecycle);
     let metrics = Arc::new(page.record(Metrics::new));
-    let cluster = Cluster::new(config.policy, metrics.clone());
+    let cluster = Cluster::new(config.policy, config.link.health.clone(), metrics.clone());
     let (membership, workers) = membership(&config, &metrics)?;
     let watch = cluster::watch(
         cluster.clone(),
@@ -67,6 +68,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<Running, Star
         admission: Admission::new(&config.admission, metrics.clone()),
         tokenize: Tokenize::new(&config.tokenize())?,
         cluster: cluster.clone(),
+        dispatch: Dispatch::new(config.dispatch.clone(), cluster.clone(), metrics.clone()),
         metrics,
     });
     let (following, draining) = (gateway.clone(), lifecycle.drain_started());

@@ -37,6 +37,10 @@ pub use stages::{Stage, StageTimes};
 /// takes all of them before each step.
 const COMMANDS: usize = 1024;
 
+/// An engine with so many failed steps in a row, and none that worked between
+/// them, is not ready. One sequence may break a step, or several.
+const FAILED_STEPS: u32 = 3;
+
 /// A simulated device that fell behind by more than this does not catch up.
 const MAX_LAG: Duration = Duration::from_millis(5);
 
@@ -66,6 +70,7 @@ pub fn spawn(
         began: Instant::now(),
         simulated_until: None,
         rates: Rates::default(),
+        failed_steps: 0,
         publish,
     };
     thread.publish();
@@ -93,18 +98,25 @@ struct EngineThread {
     /// When the last simulated step ended on the simulated device.
     simulated_until: Option<Instant>,
     rates: Rates,
+    /// In a row.
+    failed_steps: u32,
     publish: Publish,
 }
 
 impl EngineThread {
     fn run(&mut self) {
         while self.take_commands() {
+            self.publish.feed.pulse().begin_step();
             self.abort_abandoned();
             let outputs = self.step();
             self.answer_exports();
             // First: who is told of a token finds blocks and load up to date.
             self.publish();
             self.deliver(outputs);
+            self.publish
+                .feed
+                .pulse()
+                .end_step(self.rates.longest_step());
         }
         self.abort_abandoned();
         self.publish();
@@ -237,6 +249,9 @@ impl EngineThread {
         if report.sequences > 0 {
             self.rates.record(step);
             self.publish.metrics.count_step(step);
+            if std::mem::take(&mut self.failed_steps) >= FAILED_STEPS {
+                self.set_not_ready(false);
+            }
         }
         self.publish.metrics.count_preemptions(report.preempted);
         report.outputs
@@ -244,12 +259,21 @@ impl EngineThread {
 
     fn fail_step(&mut self, error: StepError) -> Vec<Output> {
         tracing::error!(%error, "engine step failed");
+        self.failed_steps = self.failed_steps.saturating_add(1);
+        if self.failed_steps >= FAILED_STEPS {
+            self.set_not_ready(true);
+        }
         for id in error.lost {
             if let Some(live) = self.remove(id) {
                 live.fail(format!("the engine failed: {}", error.source));
             }
         }
         error.outputs
+    }
+
+    fn set_not_ready(&self, not_ready: bool) {
+        let feed = &self.publish.feed;
+        feed.update_status(|status| status.not_ready = not_ready);
     }
 
     /// How long the step took, after sleeping through what was only simulated.

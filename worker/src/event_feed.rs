@@ -3,7 +3,9 @@
 //! The engine thread publishes into the feed and never waits for anyone; each
 //! [`Subscription`] reads at its own pace. A slow one is given a snapshot in
 //! place of the events it missed. Status changes are pushed at most once in
-//! [`STATUS_INTERVAL`].
+//! [`STATUS_INTERVAL`]; without changes, the status is repeated as a heartbeat.
+
+mod pulse;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::event_log::{EventLog, Numbered, Run};
+pub use pulse::{EnginePulse, Pulse};
 
 /// Shortest time between two status messages of one subscription.
 pub const STATUS_INTERVAL: Duration = Duration::from_millis(10);
@@ -42,6 +45,8 @@ pub struct WorkerStatus {
     /// 0 while unknown.
     pub drain_tokens_per_second: f32,
     pub draining: bool,
+    /// The engine's last steps all failed.
+    pub not_ready: bool,
 }
 
 /// One thing a subscriber is told.
@@ -59,6 +64,7 @@ pub enum Update {
     Status {
         seq: u64,
         status: WorkerStatus,
+        pulse: Pulse,
     },
 }
 
@@ -69,6 +75,7 @@ pub struct EventFeed {
     /// Number of the newest event.
     last_seq_tx: watch::Sender<u64>,
     status_tx: watch::Sender<WorkerStatus>,
+    pulse: EnginePulse,
 }
 
 impl EventFeed {
@@ -77,7 +84,13 @@ impl EventFeed {
             log: Mutex::new(EventLog::new(epoch, LOG_CAPACITY)),
             last_seq_tx: watch::Sender::new(0),
             status_tx: watch::Sender::new(status),
+            pulse: EnginePulse::default(),
         }
+    }
+
+    /// Where the engine's thread shows that it moves.
+    pub fn pulse(&self) -> &EnginePulse {
+        &self.pulse
     }
 
     pub fn publish(&self, events: Vec<KvEvent>) {
@@ -124,8 +137,12 @@ impl EventFeed {
     }
 
     /// Goes on after event `seq` of `epoch`; a snapshot comes first if that
-    /// can't be done.
-    pub fn subscribe(self: &Arc<Self>, epoch: u64, seq: u64) -> Subscription {
+    /// can't be done. The status is repeated after each `heartbeat`.
+    pub fn subscribe(
+        self: &Arc<Self>,
+        (epoch, seq): (u64, u64),
+        heartbeat: Option<Duration>,
+    ) -> Subscription {
         let known = {
             let log = self.log();
             epoch == log.epoch() && log.after(seq, 0).is_some()
@@ -136,6 +153,7 @@ impl EventFeed {
             last_seq_rx: self.last_seq_tx.subscribe(),
             status_rx: self.status_tx.subscribe(),
             told: None,
+            heartbeat,
             feed: self.clone(),
         }
     }
@@ -157,6 +175,7 @@ pub struct Subscription {
     status_rx: watch::Receiver<WorkerStatus>,
     /// The last status told, and when.
     told: Option<(WorkerStatus, Instant)>,
+    heartbeat: Option<Duration>,
 }
 
 impl Subscription {
@@ -186,6 +205,7 @@ impl Subscription {
                 draining: true,
                 ..self.feed.status()
             },
+            pulse: self.feed.pulse.read(),
         })
     }
 
@@ -222,41 +242,52 @@ impl Subscription {
         self.outbox.extend(updates);
     }
 
-    /// The status, if it changed and the last one is old enough.
+    /// The status, if it changed and the last one is old enough, or a heartbeat
+    /// is due.
     fn due_status(&mut self) -> Option<Update> {
         let seq = self.position?;
-        if self.status_due_at()? > Instant::now() {
+        let due_at = self.status_due_at()?;
+        let now = Instant::now();
+        if due_at > now {
             return None;
         }
         let status = self.status_rx.borrow_and_update().clone();
-        if self.told.as_ref().is_some_and(|(told, _)| *told == status) {
+        let beats = self.heartbeat_at().is_some_and(|at| at <= now);
+        if !beats && self.told.as_ref().is_some_and(|(told, _)| *told == status) {
             return None;
         }
-        self.told = Some((status.clone(), Instant::now()));
-        Some(Update::Status { seq, status })
+        self.told = Some((status.clone(), now));
+        let pulse = self.feed.pulse.read();
+        Some(Update::Status { seq, status, pulse })
     }
 
-    /// When to tell the status; `None` if it is told already.
+    /// When to tell the status; `None` if it is told already and need not be
+    /// repeated.
     fn status_due_at(&self) -> Option<Instant> {
-        match &self.told {
-            None => Some(Instant::now()),
-            Some((_, at)) => self
-                .status_rx
-                .has_changed()
-                .unwrap_or(false)
-                .then(|| *at + STATUS_INTERVAL),
+        let Some((_, at)) = &self.told else {
+            return Some(Instant::now());
+        };
+        match self.status_rx.has_changed().unwrap_or(false) {
+            true => Some(*at + STATUS_INTERVAL),
+            false => self.heartbeat_at(),
         }
+    }
+
+    fn heartbeat_at(&self) -> Option<Instant> {
+        let (_, at) = self.told.as_ref()?;
+        at.checked_add(self.heartbeat?)
     }
 
     /// Waits until there may be something to tell. The senders live in the
     /// feed, which this subscription keeps alive: no `changed` fails.
     async fn changed(&mut self) {
         let due_at = self.status_due_at();
+        let is_changed = self.status_rx.has_changed().unwrap_or(false);
         tokio::select! {
             _ = self.last_seq_rx.changed() => {}
             () = tokio::time::sleep_until(due_at.unwrap_or_else(Instant::now)), if due_at.is_some() => {}
             // `has_changed` stays true: the status is read when it is due.
-            _ = wait_changed(self.status_rx.clone()), if due_at.is_none() => {}
+            _ = wait_changed(self.status_rx.clone()), if !is_changed => {}
         }
     }
 }

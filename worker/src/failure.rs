@@ -28,6 +28,16 @@ impl Failure {
         Failure::new(ErrorCode::EngineFailed, message)
     }
 
+    pub fn deadline_exceeded() -> Failure {
+        let message = "the caller's deadline passed; the sequence was aborted";
+        Failure::new(ErrorCode::DeadlineExceeded, message)
+    }
+
+    pub fn not_ready() -> Failure {
+        let message = "the model is still loading; try again later";
+        Failure::new(ErrorCode::NotReady, message)
+    }
+
     pub fn shutting_down() -> Failure {
         let message = "this worker is shutting down; send the request to another one";
         Failure::new(ErrorCode::ShuttingDown, message)

@@ -5,6 +5,7 @@
 //! Knows nothing of routers, text or HTTP APIs.
 
 mod config;
+mod deadline;
 mod engine_thread;
 mod event_feed;
 mod event_log;

@@ -19,6 +19,7 @@ use runtime::{Lifecycle, propagation};
 use tonic::{Request, Response, Status};
 use tracing::{Span, info_span};
 
+use crate::deadline::Deadline;
 use crate::engine_thread::EngineHandle;
 use crate::event_feed::EventFeed;
 use crate::failure::Failure;
@@ -64,9 +65,9 @@ impl Shared {
         Ok(())
     }
 
-    /// Whether new work is taken.
+    /// Whether new work is welcome.
     pub fn is_ready(&self) -> bool {
-        self.accepting().is_ok()
+        self.accepting().is_ok() && !self.feed.status().not_ready
     }
 }
 
@@ -114,6 +115,7 @@ impl Worker for WorkerService {
         request: Request<pb::GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
         self.0.accepting()?;
+        let deadline = Deadline::of(request.metadata());
         let id = request_id(request.get_ref().prompt.as_ref());
         let span = info_span!(
             "worker.generate",
@@ -121,8 +123,15 @@ impl Worker for WorkerService {
             worker = self.0.description.worker_id
         );
         let span = call_span(&request, span);
-        let events = generate::start(self.0.clone(), request.into_inner(), span).await?;
-        Ok(answers(events))
+        let call = generate::Call {
+            request: request.into_inner(),
+            deadline,
+            span,
+        };
+        let events = deadline
+            .within(generate::start(self.0.clone(), call))
+            .await?;
+        Ok(answers(deadline.bound(events)))
     }
 
     async fn prefill(
@@ -130,6 +139,7 @@ impl Worker for WorkerService {
         request: Request<pb::PrefillRequest>,
     ) -> Result<Response<Self::PrefillStream>, Status> {
         self.0.accepting()?;
+        let deadline = Deadline::of(request.metadata());
         let id = request_id(request.get_ref().prompt.as_ref());
         let span = info_span!(
             "worker.prefill",
@@ -137,8 +147,9 @@ impl Worker for WorkerService {
             worker = self.0.description.worker_id
         );
         let span = call_span(&request, span);
-        let events = prefill::start(self.0.clone(), request.into_inner(), span).await?;
-        Ok(answers(events))
+        let start = prefill::start(self.0.clone(), request.into_inner(), span);
+        let events = deadline.within(start).await?;
+        Ok(answers(deadline.bound(events)))
     }
 
     /// Goes on while draining: it ends work that was accepted before.
@@ -148,6 +159,7 @@ impl Worker for WorkerService {
     ) -> Result<Response<Self::PullKvStream>, Status> {
         let span = info_span!("worker.pull_kv", worker = self.0.description.worker_id);
         let span = call_span(&request, span);
+        let deadline = Deadline::of(request.metadata());
         let request = request.into_inner();
         let claim = self.0.tickets.claim(&request.ticket_id)?;
         let sending = Sending {
@@ -157,7 +169,7 @@ impl Worker for WorkerService {
             span,
         };
         let parts = sending.parts(claim, request.first_block as usize);
-        Ok(answers(parts.map(|part| {
+        Ok(answers(deadline.bound(parts).map(|part| {
             part.map(|part| pb::KvPart { part: Some(part) })
         })))
     }
@@ -168,7 +180,10 @@ impl Worker for WorkerService {
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let request = request.into_inner();
         let epoch = self.0.feed.epoch();
-        let subscription = self.0.feed.subscribe(request.epoch, request.after_seq);
+        let heartbeat = Duration::from_millis(request.heartbeat_ms.into());
+        let heartbeat = (!heartbeat.is_zero()).then_some(heartbeat);
+        let position = (request.epoch, request.after_seq);
+        let subscription = self.0.feed.subscribe(position, heartbeat);
         let updates = streams::until_drained(subscription, self.0.lifecycle.drain_started());
         Ok(answers(
             updates.map(move |update| Ok(wire::worker_event(epoch, update))),

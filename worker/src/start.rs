@@ -1,9 +1,11 @@
 //! From configuration to a serving worker.
 
+mod loading;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use engine::{Engine, EngineConfig};
 use proto::worker::WorkerDescription;
@@ -28,6 +30,10 @@ use crate::model::{self, LoadedModel, ModelError};
 use crate::service::{Shared, WorkerService};
 use crate::tickets::Tickets;
 use crate::wire::{self, BlockIdentity};
+use loading::Loading;
+
+/// So long an engine whose steps fail gets no work, if there are other workers.
+const NOT_READY: Duration = Duration::from_secs(5);
 
 /// A worker that serves. It ends with its lifecycle.
 #[derive(Clone, Debug)]
@@ -61,25 +67,40 @@ pub enum StartError {
     Etcd(#[from] EtcdError),
 }
 
-/// Loads the model, then serves it until the lifecycle drains.
+/// Loads the model, then serves it until the lifecycle drains. Probes and
+/// routers are answered from the beginning.
 pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<Running, StartError> {
-    // First, so that an address in use shows before minutes of loading.
     let listener = runtime::bind(&config.listen).await?;
     let loading = config.clone();
-    let model = tokio::task::spawn_blocking(move || model::load(&loading)).await??;
-    serve(config, listener, model, lifecycle)
+    let load = async move {
+        let model = tokio::task::spawn_blocking(move || model::load(&loading)).await??;
+        Ok(model)
+    };
+    serve(config, listener, load, lifecycle).await
 }
 
-/// Serves a loaded model.
-pub(crate) fn serve(
+/// Serves the model that `load` gives, and until then says that it is loading.
+pub(crate) async fn serve(
     config: Config,
     listener: TcpListener,
-    model: LoadedModel,
+    load: impl Future<Output = Result<LoadedModel, StartError>>,
     lifecycle: Lifecycle,
 ) -> Result<Running, StartError> {
     let address = local_address(&config, &listener)?;
     let page = MetricsPage::new();
     page.keep_up(&lifecycle);
+    let reporter = HealthReporter::new();
+    // Unknown services are answered NOT_FOUND; these are known and not ready.
+    for service in ["", SERVICE_NAME] {
+        let not_serving = ServingStatus::NotServing;
+        reporter.set_service_status(service, not_serving).await;
+    }
+    let loading = Loading::new(loading::routes(&reporter, page.clone()));
+    let (app, life) = (loading.app(), lifecycle.clone());
+    lifecycle.spawn("server", async move {
+        runtime::serve(listener, app, &life, ServeOptions::default()).await;
+    });
+    let model = load.await?;
     let shared = Arc::new(assemble(&config, address, model, &page, &lifecycle)?);
     let running = Running {
         address,
@@ -89,22 +110,18 @@ pub(crate) fn serve(
         total_blocks: shared.description.total_blocks as usize,
         feed: shared.feed.clone(),
     };
-    let reporter = HealthReporter::new();
     let app = grpc_routes(&shared, &reporter)?.merge(http::routes(shared.clone(), page));
     let health = Health {
         reporter,
         engine: shared.engine.clone(),
         feed: shared.feed.clone(),
     };
+    loading.finish(app);
     lifecycle.spawn("health", health.watch(lifecycle.clone()));
     if config.etcd.server.is_given() {
         let registration = registration(&shared, config.role)?;
         etcd::register(config.etcd, &registration, &lifecycle)?;
     }
-    let life = lifecycle.clone();
-    lifecycle.spawn("server", async move {
-        runtime::serve(listener, app, &life, ServeOptions::default()).await;
-    });
     Ok(running)
 }
 
@@ -257,18 +274,35 @@ struct Health {
 
 impl Health {
     async fn watch(mut self, lifecycle: Lifecycle) {
-        self.set(ServingStatus::Serving).await;
         tokio::select! {
             () = lifecycle.drain_started() => {}
-            () = self.engine.ended() => self.set(ServingStatus::NotServing).await,
+            () = self.follow_engine() => lifecycle.drain_started().await,
         }
-        lifecycle.drain_started().await;
         self.feed.update_status(|status| status.draining = true);
         self.set(ServingStatus::NotServing).await;
         // Ends the watches, which would hold up the drain.
         for service in ["", SERVICE_NAME] {
             self.reporter.clear_service_status(service).await;
         }
+    }
+
+    /// Until the engine has ended. One whose steps all fail is said to be not
+    /// ready for a while; then work shows whether it still is.
+    async fn follow_engine(&self) {
+        loop {
+            self.set(ServingStatus::Serving).await;
+            tokio::select! {
+                () = self.engine.ended() => break,
+                _ = self.feed.status_when(|status| status.not_ready) => {}
+            }
+            self.set(ServingStatus::NotServing).await;
+            tokio::select! {
+                () = tokio::time::sleep(NOT_READY) => {}
+                _ = self.feed.status_when(|status| !status.not_ready) => {}
+            }
+            self.feed.update_status(|status| status.not_ready = false);
+        }
+        self.set(ServingStatus::NotServing).await;
     }
 
     async fn set(&self, status: ServingStatus) {

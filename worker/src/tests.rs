@@ -3,6 +3,8 @@
 mod engine_failure;
 mod generate;
 mod handover;
+mod limits;
+mod loading;
 mod shutdown;
 mod subscribe;
 
@@ -84,7 +86,8 @@ async fn start(config: Config, runner: Box<dyn Runner>) -> TestWorker {
 
 async fn start_in(config: Config, runner: Box<dyn Runner>, lifecycle: Lifecycle) -> Running {
     let listener = runtime::bind(&config.listen).await.unwrap();
-    serve(config, listener, model(runner), lifecycle).unwrap()
+    let load = async { Ok(model(runner)) };
+    serve(config, listener, load, lifecycle).await.unwrap()
 }
 
 fn model(runner: Box<dyn Runner>) -> LoadedModel {

@@ -10,7 +10,7 @@ use proto::worker as pb;
 
 use crate::config::Role;
 use crate::engine_thread::StageTimes;
-use crate::event_feed::{Update, WorkerStatus};
+use crate::event_feed::{Pulse, Update, WorkerStatus};
 use crate::event_log::Run;
 use crate::failure::Failure;
 
@@ -194,7 +194,7 @@ pub fn worker_event(epoch: u64, update: Update) -> pb::WorkerEvent {
             (seq, Event::Snapshot(snapshot))
         }
         Update::Event(numbered) => (numbered.seq, kv_event(numbered.event)),
-        Update::Status { seq, status } => (seq, Event::Status(worker_status(status))),
+        Update::Status { seq, status, pulse } => (seq, Event::Status(worker_status(status, pulse))),
     };
     pb::WorkerEvent {
         epoch,
@@ -240,7 +240,8 @@ fn wire_tier(tier: Tier) -> pb::Tier {
     }
 }
 
-fn worker_status(status: WorkerStatus) -> pb::Status {
+fn worker_status(status: WorkerStatus, pulse: Pulse) -> pb::Status {
+    let milliseconds = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
     pb::Status {
         waiting_sequences: status.waiting_sequences as u32,
         running_sequences: status.running_sequences as u32,
@@ -252,6 +253,9 @@ fn worker_status(status: WorkerStatus) -> pb::Status {
         decode_step_ms: status.decode_step_ms,
         drain_tokens_per_second: status.drain_tokens_per_second,
         draining: status.draining,
+        not_ready: status.not_ready,
+        step_age_ms: milliseconds(pulse.step_age),
+        longest_step_ms: milliseconds(pulse.longest_step),
     }
 }
 

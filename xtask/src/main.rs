@@ -1,7 +1,7 @@
 //! `cargo xtask test`: all that CI does, on any machine.
 //!
 //! Each step can be run alone: `cargo xtask fmt`, `clippy`, `unit`, `deny`,
-//! `smoke`.
+//! `smoke`. `cargo xtask soak` is no part of it: it takes as long as it is told.
 
 // It talks to a person at a terminal.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
@@ -10,6 +10,7 @@ mod calibrate;
 mod cluster;
 mod metrics;
 mod smoke;
+mod soak;
 mod tools;
 
 use std::process::{Command, ExitCode};
@@ -61,6 +62,9 @@ fn run(wanted: &str) -> Result<()> {
     if wanted == "calibrate" {
         return calibrate::run();
     }
+    if wanted == "soak" {
+        return soak::run(std::env::args().skip(2));
+    }
     match STEPS.iter().find(|(name, _, _)| *name == wanted) {
         Some(found) => step(found),
         None => bail!("{}", usage()),
@@ -82,6 +86,7 @@ fn usage() -> String {
     }
     text.push_str("\n\nno part of test:\n");
     text.push_str("\n  calibrate  the simulator agrees with a real run");
+    text.push_str("\n  soak       breaks a cluster under load [--minutes 10] [--seed 1]");
     text
 }
 

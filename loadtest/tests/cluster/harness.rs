@@ -1,5 +1,7 @@
 //! Clients of a cluster, what they ask and what they get.
 
+use std::net::SocketAddr;
+
 use proto::v1;
 use proto::v1::inference_client::InferenceClient;
 use tonic::transport::{Channel, Endpoint};
@@ -52,10 +54,15 @@ pub struct Client(InferenceClient<Channel>);
 
 impl Client {
     pub async fn connect(router: &Part) -> Client {
-        let uri = format!("http://{}", router.address);
-        let endpoint = Endpoint::from_shared(uri).expect("an address");
-        let channel = endpoint.connect().await.expect("router answers");
-        Client(InferenceClient::new(channel))
+        let client = Client::connect_to(router.address).await;
+        client.expect("router answers")
+    }
+
+    pub async fn connect_to(router: SocketAddr) -> Result<Client, tonic::Status> {
+        let endpoint = Endpoint::from_shared(format!("http://{router}")).expect("an address");
+        let channel = endpoint.connect().await;
+        let channel = channel.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
+        Ok(Client(InferenceClient::new(channel)))
     }
 
     /// Runs one request to its end. `on_token` sees the number of tokens so far

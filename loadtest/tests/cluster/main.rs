@@ -6,6 +6,8 @@ mod api;
 mod concurrency;
 mod failover;
 mod harness;
+mod herding;
+mod limits;
 #[path = "../harness/parts.rs"]
 #[allow(dead_code, reason = "each test binary uses its share")]
 mod parts;

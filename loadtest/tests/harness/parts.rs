@@ -15,6 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A part of a cluster, alive until killed or dropped.
 pub struct Part {
     runtime: Option<Runtime>,
+    lifecycle: Lifecycle,
     pub address: SocketAddr,
 }
 
@@ -23,6 +24,18 @@ impl Part {
     pub fn kill(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
+        }
+    }
+
+    /// Drains it; what is late after `grace` is cut off, and named.
+    pub fn finish(&mut self, grace: Duration) -> Result<(), runtime::Late> {
+        match self.runtime.take() {
+            Some(runtime) => {
+                let finished = runtime.block_on(self.lifecycle.finish(grace));
+                runtime.shutdown_background();
+                finished
+            }
+            None => Ok(()),
         }
     }
 
@@ -68,13 +81,14 @@ pub fn worker(flags: &[&str]) -> Part {
     }
     all.extend(flags);
     let config: ::worker::Config = parse(&all);
-    let runtime = new_runtime();
+    let (runtime, lifecycle) = (new_runtime(), Lifecycle::new());
     let address = runtime
-        .block_on(::worker::start(config, Lifecycle::new()))
+        .block_on(::worker::start(config, lifecycle.clone()))
         .expect("worker starts")
         .address;
     Part {
         runtime: Some(runtime),
+        lifecycle,
         address,
     }
 }
@@ -90,24 +104,37 @@ pub fn router(workers: &[&Part]) -> Part {
 
 /// Starts a router over these workers, whether they are there or not.
 pub fn router_over(workers: &[SocketAddr]) -> Part {
-    let flags: Vec<_> = workers
+    router_over_with(&[], workers)
+}
+
+/// The same, with more flags in `flags`.
+pub fn router_over_with(flags: &[&str], workers: &[SocketAddr]) -> Part {
+    let workers: Vec<_> = workers
         .iter()
         .map(|worker| format!("--worker=grpc://{worker}"))
         .collect();
-    router_with(&flags.iter().map(String::as_str).collect::<Vec<_>>())
+    let mut all = flags.to_vec();
+    all.extend(workers.iter().map(String::as_str));
+    router_with(&all)
 }
 
-/// Starts a router with these flags, on a port from the OS.
+/// Starts a router with these flags, on a port from the OS unless they say
+/// otherwise.
 pub fn router_with(flags: &[&str]) -> Part {
-    let all = [&["router", "--listen=127.0.0.1:0"], flags].concat();
+    let mut all = vec!["router"];
+    if !flags.iter().any(|flag| flag.starts_with("--listen")) {
+        all.push("--listen=127.0.0.1:0");
+    }
+    all.extend(flags);
     let config: ::router::Config = parse(&all);
-    let runtime = new_runtime();
+    let (runtime, lifecycle) = (new_runtime(), Lifecycle::new());
     let address = runtime
-        .block_on(::router::start(config, Lifecycle::new()))
+        .block_on(::router::start(config, lifecycle.clone()))
         .expect("router starts")
         .address;
     Part {
         runtime: Some(runtime),
+        lifecycle,
         address,
     }
 }

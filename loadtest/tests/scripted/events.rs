@@ -112,6 +112,7 @@ fn new_epoch_purges_the_old_blocks_at_once() {
     let events = restarted.subscription(0);
     assert_eq!(events.position, (7, 10));
     router.wait_for(INDEXED, |n| n == 0.0);
+    events.snapshot(0, &[]);
     events.idle(0);
     router.wait_for(CONNECTED, |n| n == 1.0);
     assert_eq!(cached(&router), 0);

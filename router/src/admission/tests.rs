@@ -256,3 +256,15 @@ async fn nothing_leaks_among_threads() {
     assert!((1..=3).contains(&most.load(std::sync::atomic::Ordering::Relaxed)));
     assert_eq!(admission.0.lock().queue.flows(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn workers_that_report_no_room_are_asked_all_the_same_by_one() {
+    let admission = admission(10, 10);
+    admission.set_room(0, Duration::from_secs(3600));
+    let first = admit(&admission).await.expect("one may run");
+    let second = admit(&admission);
+    tokio::pin!(second);
+    assert!(futures::poll!(&mut second).is_pending());
+    drop(first);
+    assert!(second.await.is_ok());
+}

@@ -1,19 +1,25 @@
 //! A worker over gRPC: the edge where the protocol of workers ends.
 
+mod trust;
+mod wire;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
-use kvcache_index::{KvEvent, Tier};
+use kvcache_index::KvEvent;
 use proto::ErrorCode;
-use proto::worker as wire;
+use proto::worker::KvTicket;
 use proto::worker::worker_client::WorkerClient as Grpc;
+use tokio::time::{Instant, timeout};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::error::ApiError;
 use crate::plan::Role;
 use crate::sequence::{FinishReason, Sequence, Token};
+use trust::Trust;
 
 /// Longest time to open a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -40,7 +46,7 @@ pub struct Description {
     pub vocab_size: usize,
 }
 
-/// A worker's load as it reports it.
+/// A worker's load and condition as it reports them.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct WorkerStatus {
     pub sequences: u32,
@@ -52,6 +58,12 @@ pub struct WorkerStatus {
     pub drain_tokens_per_second: f32,
     pub waiting: u32,
     pub draining: bool,
+    /// Its engine fails; work may still be tried there.
+    pub not_ready: bool,
+    /// How long the engine's current step runs; 0: there is none.
+    pub step_age: Duration,
+    /// The longest of its recent steps; 0: unknown.
+    pub longest_step: Duration,
 }
 
 /// What a worker's subscription says.
@@ -70,7 +82,12 @@ pub enum Notice {
         seq: u64,
         event: KvEvent,
     },
-    Status(WorkerStatus),
+    /// Its load after event `seq`.
+    Status {
+        epoch: u64,
+        seq: u64,
+        status: WorkerStatus,
+    },
 }
 
 /// What a decoding worker says of a sequence.
@@ -93,17 +110,32 @@ pub enum PrefillEvent {
 
 /// The right to pull one prompt's KV, passed on unread.
 #[derive(Clone, Debug)]
-pub struct Ticket(wire::KvTicket);
+pub struct Ticket(KvTicket);
 
 /// A connection to one worker.
 #[derive(Clone, Debug)]
 pub struct WorkerClient {
     grpc: Grpc<Channel>,
+    trust: Trust,
+}
+
+/// What a worker says in answer to one call; dropped, it cancels the call.
+pub type Answers<T> = BoxStream<'static, Result<T, ApiError>>;
+
+/// A sequence as far as it is, for the worker that takes it on.
+#[derive(Clone, Copy, Debug)]
+pub struct Work<'a> {
+    pub sequence: &'a Sequence,
+    /// Its first tokens, if it has any.
+    pub generated: &'a [u32],
+    /// The worker gives it up then.
+    pub deadline: Option<Instant>,
 }
 
 impl WorkerClient {
-    /// Connects to `address` (`http://HOST:PORT`).
-    pub async fn connect(address: &str) -> Result<WorkerClient, ApiError> {
+    /// Connects to `address` (`http://HOST:PORT`). `patience`: as
+    /// [`WorkerClient::patience`], until the worker's status is known.
+    pub async fn connect(address: &str, patience: Duration) -> Result<WorkerClient, ApiError> {
         let lost = |error: tonic::transport::Error| {
             ApiError::new(ErrorCode::WorkerLost, format!("{address}: {error}"))
         };
@@ -117,241 +149,221 @@ impl WorkerClient {
             .connect()
             .await
             .map_err(lost)?;
-        let grpc = Grpc::new(channel)
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE);
-        Ok(WorkerClient { grpc })
+        Ok(WorkerClient::over(channel, patience))
+    }
+
+    pub(super) fn over(channel: Channel, patience: Duration) -> WorkerClient {
+        WorkerClient {
+            grpc: Grpc::new(channel)
+                .max_decoding_message_size(MAX_MESSAGE)
+                .max_encoding_message_size(MAX_MESSAGE),
+            trust: Trust::new(patience),
+        }
     }
 
     /// A client whose calls fail; needs a runtime to exist.
     #[cfg(test)]
     pub(super) fn unconnected() -> WorkerClient {
         let channel = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
-        WorkerClient {
-            grpc: Grpc::new(channel),
-        }
+        WorkerClient::over(channel, Duration::from_secs(30))
     }
 
-    pub async fn describe(&self) -> Result<Description, ApiError> {
-        let request = Request::new(wire::DescribeRequest {});
+    /// How long a sequence that has begun may be silent before the worker is
+    /// taken to be stuck.
+    pub fn patience(&self) -> Duration {
+        self.trust.patience()
+    }
+
+    #[cfg(test)]
+    pub(super) fn watch_trust(&self) -> trust::Trusted {
+        self.trust.watch()
+    }
+
+    pub(super) fn set_patience(&self, patience: Duration) {
+        self.trust.set_patience(patience);
+    }
+
+    /// Fails all calls in progress, whatever the connection makes of them.
+    pub(super) fn give_up(&self, why: &'static str) {
+        self.trust.give_up(why);
+    }
+
+    pub async fn describe(&self, within: Duration) -> Result<Description, ApiError> {
+        let request = Request::new(proto::worker::DescribeRequest {});
         let mut grpc = self.grpc.clone();
-        let described = tokio::time::timeout(CALL_TIMEOUT, grpc.describe(request))
-            .await
-            .map_err(|_| ApiError::new(ErrorCode::WorkerLost, "the worker does not answer"))?
-            .map_err(failure)?
-            .into_inner();
-        Ok(Description {
-            role: match described.role() {
-                wire::Role::Prefill => Role::Prefill,
-                wire::Role::Decode => Role::Decode,
-                wire::Role::Both | wire::Role::Unspecified => Role::Both,
-            },
-            worker_id: described.worker_id,
-            epoch: described.epoch,
-            model: described.model,
-            model_fingerprint: described.model_fingerprint,
-            block_size: described.block_size as usize,
-            max_model_len: described.max_model_len as usize,
-            vocab_size: described.vocab_size as usize,
-        })
+        let described = timeout(within, grpc.describe(request)).await;
+        let described = described.map_err(|_| silent())?.map_err(wire::failure)?;
+        Ok(wire::description(described.into_inner()))
     }
 
     /// The files needed to render and tokenise, by name.
     pub async fn model_files(&self) -> Result<BTreeMap<String, Vec<u8>>, ApiError> {
-        let request = Request::new(wire::ModelFilesRequest {});
-        let answer = self.grpc.clone().model_files(request).await;
-        let mut parts = answer.map_err(failure)?.into_inner();
-        let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-        let mut total = 0;
-        while let Some(part) = parts.message().await.map_err(failure)? {
-            total += part.data.len();
-            if total > MAX_MODEL_FILES {
-                return Err(ApiError::new(
-                    ErrorCode::WorkerLost,
-                    "its model files are larger than any tokenizer",
-                ));
-            }
-            files.entry(part.name).or_default().extend(&part.data);
-        }
-        Ok(files)
+        let request = Request::new(proto::worker::ModelFilesRequest {});
+        let mut grpc = self.grpc.clone();
+        let answer = timeout(CALL_TIMEOUT, grpc.model_files(request)).await;
+        let answer = answer.map_err(|_| silent())?;
+        let parts = answer.map_err(wire::failure)?.into_inner();
+        let parts = parts.map(|part| part.map_err(wire::failure));
+        collect_files(parts).await
     }
 
-    /// Events after (`epoch`, `after_seq`); from (0, 0) a snapshot first.
+    /// Events after (`epoch`, `after_seq`); from (0, 0) a snapshot first. With
+    /// nothing to tell, the worker repeats its status after each `heartbeat`.
     pub async fn subscribe(
         &self,
         (epoch, after_seq): (u64, u64),
+        heartbeat: Duration,
     ) -> Result<impl Stream<Item = Result<Notice, ApiError>> + use<>, ApiError> {
-        let request = Request::new(wire::SubscribeRequest { epoch, after_seq });
-        let answer = self.grpc.clone().subscribe(request).await;
-        let events = answer.map_err(failure)?.into_inner();
-        Ok(events.filter_map(|event| async { event.map_err(failure).map(notice).transpose() }))
+        let request = Request::new(proto::worker::SubscribeRequest {
+            epoch,
+            after_seq,
+            heartbeat_ms: u32::try_from(heartbeat.as_millis()).unwrap_or(u32::MAX),
+        });
+        let mut grpc = self.grpc.clone();
+        let answer = timeout(CALL_TIMEOUT, grpc.subscribe(request)).await;
+        let answer = answer.map_err(|_| lost("it does not answer a subscription"))?;
+        let events = answer.map_err(wire::failure)?.into_inner();
+        Ok(events.filter_map(|event| async {
+            let notice = event.map_err(wire::failure).map(wire::notice);
+            notice.transpose()
+        }))
     }
 
-    /// Starts `sequence`, of which `generated` exists already; with a ticket,
-    /// its KV comes from the worker that issued it.
+    /// Starts a sequence; with a ticket, its KV comes from the worker that
+    /// issued it.
     pub async fn generate(
         &self,
-        sequence: &Sequence,
-        generated: &[u32],
+        work: &Work<'_>,
         ticket: Option<&Ticket>,
-    ) -> Result<impl Stream<Item = Result<DecodeEvent, ApiError>> + Unpin + use<>, ApiError> {
-        let mut request = Request::new(wire::GenerateRequest {
-            prompt: Some(prompt(sequence, generated)),
+    ) -> Result<Answers<DecodeEvent>, ApiError> {
+        let request = proto::worker::GenerateRequest {
+            prompt: Some(wire::prompt(work.sequence, work.generated)),
             kv: ticket.map(|ticket| ticket.0.clone()),
-        });
-        runtime::propagation::inject_grpc(request.metadata_mut());
-        let answer = self.grpc.clone().generate(request).await;
-        let events = answer.map_err(failure)?.into_inner();
-        Ok(events.map(|event| event.map_err(failure).and_then(decode_event)))
+        };
+        let mut grpc = self.grpc.clone();
+        let call = grpc.generate(request_of(request, work.deadline));
+        self.answers(call, wire::decode_event, work.deadline).await
     }
 
-    /// Starts computing the KV of `sequence` for another worker.
-    pub async fn prefill(
+    /// Starts computing a sequence's KV for another worker.
+    pub async fn prefill(&self, work: &Work<'_>) -> Result<Answers<PrefillEvent>, ApiError> {
+        let request = proto::worker::PrefillRequest {
+            prompt: Some(wire::prompt(work.sequence, work.generated)),
+        };
+        let mut grpc = self.grpc.clone();
+        let call = grpc.prefill(request_of(request, work.deadline));
+        self.answers(call, wire::prefill_event, work.deadline).await
+    }
+
+    /// The answers to a call, until the worker is given up.
+    async fn answers<W, T>(
         &self,
-        sequence: &Sequence,
-        generated: &[u32],
-    ) -> Result<impl Stream<Item = Result<PrefillEvent, ApiError>> + Unpin + use<>, ApiError> {
-        let mut request = Request::new(wire::PrefillRequest {
-            prompt: Some(prompt(sequence, generated)),
-        });
-        runtime::propagation::inject_grpc(request.metadata_mut());
-        let answer = self.grpc.clone().prefill(request).await;
-        let events = answer.map_err(failure)?.into_inner();
-        Ok(events.map(|event| event.map_err(failure).and_then(prefill_event)))
+        call: impl Future<Output = Result<Response<Streaming<W>>, Status>>,
+        read: fn(W) -> Result<T, ApiError>,
+        deadline: Option<Instant>,
+    ) -> Result<Answers<T>, ApiError>
+    where
+        W: Send + 'static,
+        T: Send + 'static,
+    {
+        let failure = move |status: Status| match deadline {
+            // Whoever's timer was first.
+            Some(deadline) if Instant::now() >= deadline => {
+                ApiError::new(ErrorCode::DeadlineExceeded, status.message())
+            }
+            _ => wire::failure(status),
+        };
+        let mut trusted = self.trust.watch();
+        let answer = tokio::select! {
+            biased;
+            answer = call => answer.map_err(failure)?,
+            error = trusted.lost() => return Err(error),
+        };
+        let mut events = answer.into_inner();
+        let events = async_stream::try_stream! {
+            loop {
+                let event = tokio::select! {
+                    biased;
+                    event = events.message() => event.map_err(failure),
+                    error = trusted.lost() => Err(error),
+                };
+                match event? {
+                    Some(event) => yield read(event)?,
+                    None => break,
+                }
+            }
+        };
+        Ok(events.boxed())
     }
 }
 
-fn failure(status: Status) -> ApiError {
-    ApiError::new(proto::code_of(&status), status.message())
-}
-
-fn malformed(what: &str) -> ApiError {
-    ApiError::new(
-        ErrorCode::WorkerLost,
-        format!("the worker sent {what} without content; is it of another version?"),
-    )
-}
-
-fn prompt(sequence: &Sequence, generated: &[u32]) -> wire::Prompt {
-    let sampling = &sequence.sampling;
-    wire::Prompt {
-        request_id: format!("{}-{}", sequence.request_id, sequence.choice),
-        token_ids: [&sequence.prompt, generated].concat(),
-        resumed_tokens: generated.len() as u32,
-        sampling: Some(wire::Sampling {
-            temperature: sampling.temperature,
-            top_p: sampling.top_p,
-            top_k: sampling.top_k,
-            min_p: sampling.min_p,
-            seed: sampling.seed,
-            repetition_penalty: sampling.repetition_penalty,
-            presence_penalty: sampling.presence_penalty,
-            frequency_penalty: sampling.frequency_penalty,
-            ignore_eos: sampling.ignore_eos,
-            stop_token_ids: sampling.stop_token_ids.clone(),
-            logprobs: sampling.logprobs,
-            prompt_logprobs: sampling.prompt_logprobs,
-            max_tokens: sampling.max_tokens as u32,
-            min_tokens: sampling.min_tokens as u32,
-        }),
-        cache_salt: sequence.cache_salt.to_string(),
+/// A call that carries the trace, and its deadline as `grpc-timeout`.
+fn request_of<T>(message: T, deadline: Option<Instant>) -> Request<T> {
+    let mut request = Request::new(message);
+    if let Some(deadline) = deadline {
+        request.set_timeout(deadline.saturating_duration_since(Instant::now()));
     }
+    runtime::propagation::inject_grpc(request.metadata_mut());
+    request
 }
 
-fn token(token: wire::Token) -> Token {
-    Token {
-        id: token.id,
-        logprob: token.logprob,
-        top: token.top.iter().map(|top| (top.id, top.logprob)).collect(),
+/// Files of their parts; each part must come in time.
+async fn collect_files(
+    parts: impl Stream<Item = Result<proto::worker::ModelFilePart, ApiError>>,
+) -> Result<BTreeMap<String, Vec<u8>>, ApiError> {
+    let mut parts = std::pin::pin!(parts);
+    let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    let mut total = 0;
+    while let Some(part) = timeout(CALL_TIMEOUT, parts.next())
+        .await
+        .map_err(|_| lost("it stopped sending its model files"))?
+    {
+        let part = part?;
+        total += part.data.len();
+        if total > MAX_MODEL_FILES {
+            return Err(lost("its model files are larger than any tokenizer"));
+        }
+        files.entry(part.name).or_default().extend(&part.data);
     }
+    Ok(files)
 }
 
-fn tokens(tokens: Vec<wire::Token>) -> Vec<Token> {
-    tokens.into_iter().map(token).collect()
+fn silent() -> ApiError {
+    lost("the worker does not answer")
 }
 
-fn decode_event(event: wire::GenerateEvent) -> Result<DecodeEvent, ApiError> {
-    use wire::generate_event::Event;
-    Ok(match event.event.ok_or_else(|| malformed("an event"))? {
-        Event::Started(started) => DecodeEvent::Started {
-            cached_tokens: started.cached_tokens as usize,
-        },
-        Event::Tokens(part) => DecodeEvent::Tokens {
-            index: part.index as usize,
-            tokens: tokens(part.tokens),
-        },
-        Event::PromptLogprobs(part) => DecodeEvent::PromptLogprobs {
-            index: part.index as usize,
-            tokens: tokens(part.tokens),
-        },
-        Event::Finished(finished) => DecodeEvent::Finished {
-            reason: match finished.reason() {
-                wire::FinishReason::Length => FinishReason::Length,
-                wire::FinishReason::Stop => FinishReason::Stop,
-                wire::FinishReason::Unspecified => return Err(malformed("a finish reason")),
-            },
-        },
-    })
+fn lost(why: &str) -> ApiError {
+    ApiError::new(ErrorCode::WorkerLost, why)
 }
 
-fn prefill_event(event: wire::PrefillEvent) -> Result<PrefillEvent, ApiError> {
-    use wire::prefill_event::Event;
-    Ok(match event.event.ok_or_else(|| malformed("an event"))? {
-        Event::Ticket(ticket) => PrefillEvent::Ticket(Ticket(ticket)),
-        Event::Started(started) => PrefillEvent::Started {
-            cached_tokens: started.cached_tokens as usize,
-        },
-        Event::FirstToken(first) => PrefillEvent::FirstToken(token(first)),
-        Event::Transferred(_) => PrefillEvent::Transferred,
-    })
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// `None`: an event of a newer worker, not known here.
-fn notice(event: wire::WorkerEvent) -> Option<Notice> {
-    use wire::worker_event::Event;
-    let (epoch, seq) = (event.epoch, event.seq);
-    let kv = |event| Some(Notice::Kv { epoch, seq, event });
-    match event.event? {
-        Event::Snapshot(snapshot) => Some(Notice::Snapshot {
-            epoch,
-            seq,
-            first: snapshot.first,
-            last: snapshot.last,
-            events: snapshot.stored.into_iter().map(stored).collect(),
-        }),
-        Event::Stored(blocks) => kv(stored(blocks)),
-        Event::Removed(blocks) => kv(KvEvent::Removed {
-            tier: tier(blocks.tier),
-            hashes: blocks.hashes,
-        }),
-        Event::Cleared(_) => kv(KvEvent::Cleared),
-        Event::Status(status) => Some(Notice::Status(WorkerStatus {
-            sequences: status.waiting_sequences + status.running_sequences,
-            queued_prefill_tokens: status.queued_prefill_tokens,
-            free_blocks: status.free_blocks,
-            total_blocks: status.total_blocks,
-            prefill_tokens_per_second: status.prefill_tokens_per_second,
-            decode_step_ms: status.decode_step_ms,
-            drain_tokens_per_second: status.drain_tokens_per_second,
-            waiting: status.waiting_sequences,
-            draining: status.draining,
-        })),
+    #[tokio::test(start_paused = true)]
+    async fn model_files_that_stop_coming_are_not_waited_for() {
+        let part = proto::worker::ModelFilePart {
+            name: "tokenizer.json".to_owned(),
+            data: "{".into(),
+        };
+        let parts = futures::stream::iter([Ok(part)]).chain(futures::stream::pending());
+        let begun = Instant::now();
+        let failed = collect_files(parts).await.expect_err("no end came");
+        assert_eq!(failed.code, ErrorCode::WorkerLost);
+        assert_eq!(begun.elapsed(), CALL_TIMEOUT);
     }
-}
 
-fn stored(blocks: wire::BlocksStored) -> KvEvent {
-    KvEvent::Stored {
-        parent: blocks.parent,
-        tier: tier(blocks.tier),
-        hashes: blocks.hashes,
-    }
-}
-
-fn tier(number: i32) -> Tier {
-    match wire::Tier::try_from(number) {
-        Ok(wire::Tier::Device) => Tier::Device,
-        Ok(wire::Tier::Host) => Tier::Host,
-        Ok(wire::Tier::Disk) => Tier::Disk,
-        Ok(wire::Tier::Shared) | Err(_) => Tier::Shared,
+    #[tokio::test(start_paused = true)]
+    async fn giving_up_fails_calls_in_progress_and_no_later_ones() {
+        let trust = Trust::new(Duration::ZERO);
+        let (mut earlier, mut other) = (trust.watch(), trust.watch());
+        trust.set_patience(Duration::from_secs(9));
+        assert!(futures::poll!(std::pin::pin!(earlier.lost())).is_pending());
+        trust.give_up("it is stuck");
+        assert_eq!(earlier.lost().await.message, "it is stuck");
+        assert_eq!(other.lost().await.code, ErrorCode::WorkerLost);
+        let mut later = trust.watch();
+        assert!(futures::poll!(std::pin::pin!(later.lost())).is_pending());
+        assert_eq!(trust.patience(), Duration::from_secs(9));
     }
 }

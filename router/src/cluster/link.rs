@@ -1,5 +1,12 @@
 //! A link follows one worker: connects, learns what it is, and feeds its events
 //! into the cluster's state until the connection breaks; then again.
+//!
+//! Heartbeats on the event stream show that the worker is there and that its
+//! engine moves. A silent worker is asked, and one that does not answer, or
+//! whose engine is stuck, loses its sequences at once.
+
+mod backoff;
+mod config;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -10,32 +17,18 @@ use kvcache_index::feed::Verdict;
 use kvcache_index::{Feed, WorkerSlot};
 use proto::ErrorCode;
 use runtime::Lifecycle;
-use runtime::config::HumanDuration;
 use runtime::membership::WorkerAddress;
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
 use super::Cluster;
-use super::client::{Description, Notice, WorkerClient};
+use super::client::{Description, Notice, WorkerClient, WorkerStatus};
 use super::state::{Joining, State};
 use crate::error::ApiError;
 use crate::tokenize::{Model, ModelCard};
-
-/// Longest time until a worker begins to answer a subscription.
-const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
-
-#[derive(Clone, Debug, clap::Args)]
-#[group(skip)]
-pub struct Config {
-    /// First wait before a lost worker is tried again; doubles up to
-    /// --reconnect-max
-    #[arg(long, default_value = "50ms", value_name = "DURATION")]
-    pub reconnect_min: HumanDuration,
-    /// Longest wait before a lost worker is tried again
-    #[arg(long, default_value = "2s", value_name = "DURATION")]
-    pub reconnect_max: HumanDuration,
-}
+use backoff::Backoff;
+pub use config::Config;
 
 /// Follows the worker at `address` until shutdown.
 pub async fn follow(
@@ -52,7 +45,9 @@ pub async fn follow(
         feed: Feed::default(),
         recheck: Arc::new(Notify::new()),
         backoff: Backoff::new(&config),
+        config,
         draining: false,
+        stuck: false,
         last_failure: String::new(),
     };
     tokio::select! {
@@ -60,6 +55,7 @@ pub async fn follow(
         () = idle_in_drain(&cluster, &lifecycle) => {}
     }
     cluster.state().remove(slot);
+    cluster.health().removed(slot);
     cluster.count_connected();
     count_blocks(&cluster, &cluster.state());
 }
@@ -79,8 +75,11 @@ struct Link {
     /// A request could not reach the worker.
     recheck: Arc<Notify>,
     backoff: Backoff,
+    config: Config,
     /// Its last status said so: the end of its events is no loss.
     draining: bool,
+    /// Its engine takes too long for a step.
+    stuck: bool,
     last_failure: String,
 }
 
@@ -104,8 +103,10 @@ impl Link {
 
     /// One connection, from describing the worker to its loss.
     async fn session(&mut self) -> Result<Infallible, ApiError> {
-        let client = WorkerClient::connect(&self.address.uri()).await?;
-        let description = Arc::new(client.describe().await?);
+        let patience = self.config.patience(Duration::ZERO);
+        let client = WorkerClient::connect(&self.address.uri(), patience).await?;
+        let within = self.config.health_timeout.0;
+        let description = Arc::new(client.describe(within).await?);
         let model = self.model(&client, &description).await?;
         self.cluster
             .state()
@@ -117,6 +118,7 @@ impl Link {
                 recheck: self.recheck.clone(),
             })
             .map_err(lost)?;
+        self.cluster.health().joined(self.slot, description.epoch);
         count_blocks(&self.cluster, &self.cluster.state());
         info!(
             worker = description.worker_id,
@@ -128,9 +130,8 @@ impl Link {
         self.last_failure.clear();
         loop {
             let before = self.feed.position();
-            let notices = tokio::time::timeout(SUBSCRIBE_TIMEOUT, client.subscribe(before))
-                .await
-                .map_err(|_| lost("it does not answer a subscription"))??;
+            let heartbeat = self.config.health_interval.0;
+            let notices = client.subscribe(before, heartbeat).await?;
             self.listen(&client, &description, notices).await?;
             self.cluster.metrics.event_gaps.increment(1);
             if self.feed.position() == before {
@@ -180,36 +181,76 @@ impl Link {
         notices: impl Stream<Item = Result<Notice, ApiError>>,
     ) -> Result<(), ApiError> {
         tokio::pin!(notices);
+        let mut heard = Instant::now();
         loop {
             tokio::select! {
                 notice = notices.next() => {
                     let closed = || lost("it closed the connection");
-                    if !self.apply(notice.ok_or_else(closed)??) {
+                    let notice = notice.ok_or_else(closed)??;
+                    if let Notice::Status { status, .. } = &notice {
+                        self.watch_engine(client, status);
+                    }
+                    if !self.apply(notice) {
                         return Ok(());
                     }
                 }
-                () = self.recheck.notified() => {
-                    let now = client.describe().await?;
-                    if now.epoch != description.epoch {
-                        return Err(lost("it was restarted"));
-                    }
-                    self.cluster.state().trust(self.slot);
+                () = self.recheck.notified() => self.check(client, description).await?,
+                () = sleep_until(heard + self.config.silence()) => {
+                    self.cluster.state().suspect(self.slot, description.epoch);
+                    self.check(client, description).await?;
                 }
             }
+            heard = Instant::now();
         }
+    }
+
+    /// Asks the worker whether it is there. If it is not, its calls end now:
+    /// the connection may take much longer to notice.
+    async fn check(
+        &mut self,
+        client: &WorkerClient,
+        description: &Description,
+    ) -> Result<(), ApiError> {
+        let now = client.describe(self.config.health_timeout.0).await;
+        let alive = now.and_then(|now| match now.epoch == description.epoch {
+            true => Ok(()),
+            false => Err(lost("it was restarted")),
+        });
+        match alive {
+            Ok(()) => self.cluster.trust(self.slot),
+            Err(_) => client.give_up("it does not answer"),
+        }
+        alive
+    }
+
+    /// A worker may answer while its engine hangs.
+    fn watch_engine(&mut self, client: &WorkerClient, status: &WorkerStatus) {
+        let patience = self.config.patience(status.longest_step);
+        client.set_patience(patience);
+        let stuck = status.step_age > patience;
+        if stuck && !self.stuck {
+            warn!(worker = %self.address, step = ?status.step_age, "its engine is stuck");
+            client.give_up("its engine is stuck");
+        }
+        self.stuck = stuck;
+        let ready = !stuck && !status.not_ready;
+        self.cluster.health().set_ready(self.slot, ready);
     }
 
     /// `false`: events are missing.
     fn apply(&mut self, notice: Notice) -> bool {
         let mut state = self.cluster.state();
         match notice {
-            Notice::Status(status) => {
+            Notice::Status { epoch, seq, status } => {
                 self.draining = status.draining;
                 state.status(self.slot, status);
                 drop(state);
                 self.cluster.count_connected();
                 self.cluster.measure_room();
-                return true;
+                // A status comes after the events before it: the last event
+                // before a calm is missed like any other.
+                let (known_epoch, known_seq) = self.feed.position();
+                return known_epoch == epoch && known_seq >= seq;
             }
             Notice::Snapshot {
                 epoch,
@@ -250,59 +291,5 @@ fn lost(why: impl Into<String>) -> ApiError {
     ApiError::new(ErrorCode::WorkerLost, why)
 }
 
-/// Doubling waits between failures; short again after a calm as long as the
-/// longest wait. A worker that only seems well between two failures is not
-/// asked in a hot loop.
-#[derive(Debug)]
-struct Backoff {
-    min: Duration,
-    max: Duration,
-    next: Duration,
-    calm_at: Option<Instant>,
-}
-
-impl Backoff {
-    fn new(config: &Config) -> Backoff {
-        let min = config.reconnect_min.0;
-        Backoff {
-            min,
-            max: config.reconnect_max.0,
-            next: min,
-            calm_at: None,
-        }
-    }
-
-    /// How long to wait after a failure at `now`.
-    fn next(&mut self, now: Instant) -> Duration {
-        if self.calm_at.is_some_and(|calm_at| now >= calm_at) {
-            self.next = self.min;
-        }
-        let wait = self.next;
-        self.next = (wait * 2).min(self.max);
-        self.calm_at = Some(now + wait + self.max);
-        wait
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_double_until_there_is_calm() {
-        let ms = Duration::from_millis;
-        let mut backoff = Backoff::new(&Config {
-            reconnect_min: HumanDuration(ms(50)),
-            reconnect_max: HumanDuration(ms(300)),
-        });
-        let mut now = Instant::now();
-        let mut waits = Vec::new();
-        for calm in [0, 0, 200, 299, 300, 0] {
-            now += ms(calm);
-            let wait = backoff.next(now);
-            now += wait;
-            waits.push(wait.as_millis());
-        }
-        assert_eq!(waits, [50, 100, 200, 300, 50, 100]);
-    }
-}
+mod tests;

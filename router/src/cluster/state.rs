@@ -190,6 +190,16 @@ impl State {
         );
     }
 
+    #[cfg(test)]
+    pub fn is_suspected(&self, slot: WorkerSlot) -> bool {
+        self.workers[&slot].suspected
+    }
+
+    #[cfg(test)]
+    pub fn client(&self, slot: WorkerSlot) -> &WorkerClient {
+        &self.workers[&slot].client
+    }
+
     /// The worker was seen alive.
     pub fn trust(&mut self, slot: WorkerSlot) {
         if let Some(worker) = self.workers.get_mut(&slot) {

@@ -22,12 +22,15 @@ fn gateway(flags: &[&str]) -> Arc<Gateway> {
     let worker = ["router", "--worker", "grpc://127.0.0.1:1"];
     let CommandLine { config } = CommandLine::parse_from(worker.iter().chain(flags));
     let metrics = Arc::new(Metrics::unrecorded());
+    let health = config.link.health.clone();
+    let cluster = Cluster::new(config.policy, health, metrics.clone());
     Arc::new(Gateway {
         limits: config.limits(),
         objectives: config.objectives.clone(),
         admission: Admission::new(&config.admission, metrics.clone()),
         tokenize: Tokenize::new(&config.tokenize()).unwrap(),
-        cluster: Cluster::new(config.policy, metrics.clone()),
+        dispatch: Dispatch::new(config.dispatch.clone(), cluster.clone(), metrics.clone()),
+        cluster,
         metrics,
     })
 }

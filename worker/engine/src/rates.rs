@@ -38,6 +38,8 @@ pub struct Rates {
     /// Steps that left sequences waiting: tokens that left the queue, and
     /// seconds; older ones count less.
     drained: (f64, f64),
+    /// All steps.
+    all: VecDeque<Duration>,
 }
 
 impl Rates {
@@ -49,6 +51,7 @@ impl Rates {
             self.drained.0 = self.drained.0 * keeps + tokens;
             self.drained.1 = self.drained.1 * keeps + seconds;
         }
+        push(&mut self.all, step.time);
         if step.prefill_tokens == 0 {
             if step.decode_tokens > 0 {
                 push(&mut self.decode, seconds);
@@ -103,6 +106,11 @@ impl Rates {
     /// 0 while unknown.
     pub fn decode_step_ms(&self) -> f32 {
         self.decode_step().map_or(0.0, |seconds| seconds * 1e3) as f32
+    }
+
+    /// 0 while unknown.
+    pub fn longest_step(&self) -> Duration {
+        self.all.iter().max().copied().unwrap_or_default()
     }
 
     fn decode_step(&self) -> Option<f64> {
@@ -189,9 +197,17 @@ mod tests {
     }
 
     #[test]
+    fn the_longest_step_counts_whatever_its_kind() {
+        assert_eq!(rates(&[]).longest_step(), Duration::ZERO);
+        let steps = [(0, 1, 5), (100, 1, 70), (0, 1, 6)];
+        assert_eq!(rates(&steps).longest_step(), Duration::from_millis(70));
+    }
+
+    #[test]
     fn old_steps_are_forgotten() {
         let mut steps = vec![(0, 1, 50); WINDOW];
         steps.extend(vec![(0, 1, 5); WINDOW]);
         assert_eq!(rates(&steps).decode_step_ms(), 5.0);
+        assert_eq!(rates(&steps).longest_step(), Duration::from_millis(5));
     }
 }

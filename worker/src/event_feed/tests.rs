@@ -21,6 +21,7 @@ fn status(seq: u64, waiting_sequences: usize) -> Update {
             waiting_sequences,
             ..WorkerStatus::default()
         },
+        pulse: Pulse::default(),
     }
 }
 
@@ -42,7 +43,7 @@ fn snapshot(seq: u64, hashes: &[u64]) -> Update {
 async fn a_new_subscriber_gets_snapshot_then_status_then_events() {
     let feed = feed();
     feed.publish(vec![stored(1)]);
-    let mut subscription = feed.subscribe(0, 0);
+    let mut subscription = feed.subscribe((0, 0), None);
     assert_eq!(subscription.next().await, snapshot(1, &[1]));
     assert_eq!(subscription.next().await, status(1, 0));
     feed.publish(vec![stored(2), KvEvent::Cleared]);
@@ -54,7 +55,7 @@ async fn a_new_subscriber_gets_snapshot_then_status_then_events() {
 async fn resumes_where_it_was() {
     let feed = feed();
     feed.publish(vec![stored(1), stored(2)]);
-    let mut subscription = feed.subscribe(5, 1);
+    let mut subscription = feed.subscribe((5, 1), None);
     assert_eq!(subscription.next().await, status(1, 0));
     assert_eq!(subscription.next().await, event(2, stored(2)));
 }
@@ -64,7 +65,7 @@ async fn another_epoch_or_a_number_not_reached_gives_a_snapshot() {
     let feed = feed();
     feed.publish(vec![stored(1)]);
     for (epoch, seq) in [(4, 1), (6, 0), (5, 2)] {
-        let mut subscription = feed.subscribe(epoch, seq);
+        let mut subscription = feed.subscribe((epoch, seq), None);
         let update = subscription.next().await;
         assert_eq!(update, snapshot(1, &[1]), "epoch {epoch} seq {seq}");
     }
@@ -73,7 +74,7 @@ async fn another_epoch_or_a_number_not_reached_gives_a_snapshot() {
 #[tokio::test(start_paused = true)]
 async fn a_subscriber_left_behind_gets_a_snapshot() {
     let feed = feed();
-    let mut subscription = feed.subscribe(5, 0);
+    let mut subscription = feed.subscribe((5, 0), None);
     assert_eq!(subscription.next().await, status(0, 0));
     let hashes: Vec<u64> = (1..=8192).collect();
     let big = KvEvent::stored(0, hashes);
@@ -90,7 +91,7 @@ async fn a_subscriber_left_behind_gets_a_snapshot() {
 #[tokio::test(start_paused = true)]
 async fn status_changes_are_coalesced() {
     let feed = feed();
-    let mut subscription = feed.subscribe(5, 0);
+    let mut subscription = feed.subscribe((5, 0), None);
     assert_eq!(subscription.next().await, status(0, 0));
     let start = Instant::now();
     for waiting in 1..=50 {
@@ -103,7 +104,7 @@ async fn status_changes_are_coalesced() {
 #[tokio::test(start_paused = true)]
 async fn an_unchanged_status_is_not_told_again() {
     let feed = feed();
-    let mut subscription = feed.subscribe(5, 0);
+    let mut subscription = feed.subscribe((5, 0), None);
     assert_eq!(subscription.next().await, status(0, 0));
     feed.update_status(|status| status.waiting_sequences = 0);
     feed.update_status(|status| status.waiting_sequences = 1);
@@ -119,7 +120,7 @@ async fn an_unchanged_status_is_not_told_again() {
 #[tokio::test(start_paused = true)]
 async fn a_stream_of_events_does_not_hold_the_status_back() {
     let feed = feed();
-    let mut subscription = feed.subscribe(5, 0);
+    let mut subscription = feed.subscribe((5, 0), None);
     assert_eq!(subscription.next().await, status(0, 0));
     feed.update_status(|status| status.waiting_sequences = 1);
     for hash in 1.. {
@@ -131,4 +132,40 @@ async fn a_stream_of_events_does_not_hold_the_status_back() {
         }
         assert!(hash < 20, "no status in twice its interval");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_status_is_repeated_as_a_heartbeat_and_only_if_asked_for() {
+    let feed = feed();
+    let second = Duration::from_secs(1);
+    let mut subscription = feed.subscribe((0, 0), Some(second));
+    subscription.next().await;
+    assert_eq!(subscription.next().await, status(0, 0));
+    let begun = Instant::now();
+    assert_eq!(subscription.next().await, status(0, 0));
+    assert_eq!(begun.elapsed(), second);
+    // A change is told at once, and puts the next heartbeat off.
+    tokio::time::advance(second / 2).await;
+    feed.update_status(|status| status.waiting_sequences = 3);
+    assert_eq!(subscription.next().await, status(0, 3));
+    assert_eq!(begun.elapsed(), second * 3 / 2);
+    assert_eq!(subscription.next().await, status(0, 3));
+    assert_eq!(begun.elapsed(), second * 5 / 2);
+
+    let mut quiet = feed.subscribe((0, 0), None);
+    quiet.next().await;
+    quiet.next().await;
+    let heard = tokio::time::timeout(second * 1000, quiet.next()).await;
+    assert!(heard.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_heartbeat_comes_with_the_number_of_the_last_event() {
+    let feed = feed();
+    let mut subscription = feed.subscribe((0, 0), Some(Duration::from_secs(1)));
+    subscription.next().await;
+    assert_eq!(subscription.next().await, status(0, 0));
+    feed.publish(vec![stored(1)]);
+    assert_eq!(subscription.next().await, event(1, stored(1)));
+    assert_eq!(subscription.next().await, status(1, 0));
 }

@@ -16,6 +16,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 
 use super::MESSAGE_BYTES;
+use crate::deadline::Deadline;
 use crate::engine_thread::EngineHandle;
 use crate::failure::Failure;
 use crate::metrics::Metrics;
@@ -96,10 +97,14 @@ impl Receiver {
         id: SequenceId,
         first_block: usize,
         ticket: &KvTicket,
+        deadline: Deadline,
     ) -> Result<Pulled, Failure> {
         let begun = Instant::now();
         let mut imports = Imports::default();
-        let result = self.pull(id, first_block, ticket, &mut imports).await;
+        let result = match self.open(first_block, ticket, deadline).await {
+            Ok(parts) => self.pull(id, parts, &mut imports).await,
+            Err(error) => Err(error),
+        };
         // What came before a failure is imported all the same.
         while let Some(Ok(())) = imports.settle_oldest().await {}
         let pulled = imports.settled;
@@ -123,11 +128,9 @@ impl Receiver {
     async fn pull(
         &self,
         id: SequenceId,
-        first_block: usize,
-        ticket: &KvTicket,
+        mut parts: Streaming<KvPart>,
         imports: &mut Imports,
     ) -> Result<(), PullError> {
-        let mut parts = self.open(first_block, ticket).await?;
         if self.next(&mut parts).await? != Part::Layout(self.layout.clone()) {
             return Err(PullError::Layout);
         }
@@ -148,6 +151,7 @@ impl Receiver {
         &self,
         first_block: usize,
         ticket: &KvTicket,
+        deadline: Deadline,
     ) -> Result<Streaming<KvPart>, PullError> {
         let largest = self.block_bytes.saturating_add(2 * MESSAGE_BYTES);
         let mut client =
@@ -156,6 +160,9 @@ impl Receiver {
             ticket_id: ticket.id.clone(),
             first_block: first_block as u32,
         });
+        if let Some(left) = deadline.left() {
+            request.set_timeout(left);
+        }
         propagation::inject_grpc(request.metadata_mut());
         let answer = tokio::time::timeout(self.timeout, client.pull_kv(request)).await;
         let answer = answer.map_err(|_| PullError::Silent(self.timeout))?;

@@ -11,17 +11,29 @@ use proto::worker::generate_event::Event as Answer;
 use tracing::{Instrument, Span};
 
 use super::Shared;
+use crate::deadline::Deadline;
 use crate::engine_thread::{Event, SequenceStream, Stage};
 use crate::failure::Failure;
 use crate::spans::StageSpans;
 use crate::wire;
 
+/// What is asked, and the conditions.
+pub(super) struct Call {
+    pub request: pb::GenerateRequest,
+    pub deadline: Deadline,
+    pub span: Span,
+}
+
 /// Queues the sequence; the stream owns it.
 pub(super) async fn start(
     shared: Arc<Shared>,
-    request: pb::GenerateRequest,
-    span: Span,
+    call: Call,
 ) -> Result<impl Stream<Item = Result<pb::GenerateEvent, Failure>>, Failure> {
+    let Call {
+        request,
+        deadline,
+        span,
+    } = call;
     let kv = match request.kv {
         Some(_) => KvSource::Receive,
         None => KvSource::Compute,
@@ -36,6 +48,7 @@ pub(super) async fn start(
         sequence: shared.engine.submit(engine_request).await?,
         shared,
         ticket: request.kv,
+        deadline,
         prompt_tokens,
         cached_tokens: 0,
         transferred_tokens: 0,
@@ -59,6 +72,8 @@ struct Generate {
     shared: Arc<Shared>,
     sequence: SequenceStream,
     ticket: Option<pb::KvTicket>,
+    /// For what is pulled on behalf of this call.
+    deadline: Deadline,
     prompt_tokens: usize,
     cached_tokens: usize,
     transferred_tokens: usize,
@@ -115,10 +130,10 @@ impl Generate {
         let Some(ticket) = self.ticket.take() else {
             return self.shared.engine.import_failed(self.sequence.id()).await;
         };
-        let receive = self
-            .shared
-            .receiver
-            .receive(self.sequence.id(), first_block, &ticket);
+        let receive =
+            self.shared
+                .receiver
+                .receive(self.sequence.id(), first_block, &ticket, self.deadline);
         let pulled = receive.instrument(self.spans.stage().clone()).await?;
         let block_size = self.shared.identity.block_size;
         let end = ((first_block + pulled.blocks) * block_size).min(self.prompt_tokens);

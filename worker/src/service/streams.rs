@@ -78,7 +78,7 @@ mod tests {
         let draining = async move {
             let _ = drain_rx.await;
         };
-        let mut updates = Box::pin(until_drained(feed.subscribe(0, 0), draining));
+        let mut updates = Box::pin(until_drained(feed.subscribe((0, 0), None), draining));
         assert!(matches!(
             updates.next().await,
             Some(Update::Snapshot { .. })

@@ -76,3 +76,26 @@ async fn a_panic_ends_the_engine_and_the_worker_says_so() {
     tokio::time::timeout(PATIENCE, told).await.unwrap();
     assert_eq!(worker.lifecycle.finish(PATIENCE).await, Ok(()));
 }
+
+#[tokio::test]
+async fn an_engine_whose_every_step_fails_is_not_ready_until_one_works() {
+    let worker = faulty().await;
+    let fail = async || collect(worker.generate(prompt([FAILS, 2], 5)).await.unwrap()).await;
+    let is_ready = async || {
+        let answer = http_get(&worker, "/ready").await;
+        answer.starts_with("HTTP/1.1 200")
+    };
+    for _ in 0..2 {
+        assert_eq!(code(fail().await), ErrorCode::EngineFailed);
+        assert!(is_ready().await);
+    }
+    assert_eq!(code(fail().await), ErrorCode::EngineFailed);
+    assert!(!is_ready().await);
+    assert!(worker.running.status().not_ready);
+    let alive = http_get(&worker, "/health").await;
+    assert!(alive.starts_with("HTTP/1.1 200"), "it may recover: {alive}");
+    // Work is not refused: it shows that the engine works again.
+    let next = collect(worker.generate(prompt([2, 3], 5)).await.unwrap()).await;
+    assert_eq!(next.unwrap().tokens.len(), 5);
+    assert!(is_ready().await);
+}

@@ -206,9 +206,11 @@ async fn answers_probes_and_scrapers() {
 }
 
 pub(super) async fn http_get(worker: &TestWorker, path: &str) -> String {
-    let mut stream = tokio::net::TcpStream::connect(worker.running.address)
-        .await
-        .unwrap();
+    http_get_at(worker.running.address, path).await
+}
+
+pub(super) async fn http_get_at(address: std::net::SocketAddr, path: &str) -> String {
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: w\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();

@@ -232,7 +232,10 @@ async fn another_models_blocks_are_not_read() {
     let mut other = model(Box::new(SimRunner::new(prefill.sim)));
     other.fingerprint = "sim-2".into();
     let listener = runtime::bind(&prefill.config.listen).await.unwrap();
-    let running = serve(prefill.config, listener, other, Lifecycle::new()).unwrap();
+    let load = async { Ok(other) };
+    let running = serve(prefill.config, listener, load, Lifecycle::new())
+        .await
+        .unwrap();
     let request = pb::PrefillRequest {
         prompt: Some(long_prompt(5)),
     };

@@ -65,6 +65,7 @@ fn stored(blocks: pb::BlocksStored) -> KvEvent {
 
 async fn subscribe(worker: &TestWorker, position: (u64, u64)) -> Streaming<pb::WorkerEvent> {
     let request = pb::SubscribeRequest {
+        heartbeat_ms: 0,
         epoch: position.0,
         after_seq: position.1,
     };

@@ -60,7 +60,7 @@ impl World<'_> {
         let Some(room) = planner.room() else {
             return;
         };
-        let capacity = planner.admission.running().saturating_add(room);
+        let capacity = planner.admission.running().saturating_add(room).max(1);
         planner.admission.set_capacity(capacity, now + LEASE, now);
         if planner.admission.waiting() > 0 {
             self.let_in(router);

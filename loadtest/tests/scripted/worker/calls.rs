@@ -1,11 +1,11 @@
 //! The calls to a scripted worker, answered as its script says.
 
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use futures::StreamExt;
 use futures::channel::mpsc;
 use futures::stream::{self, BoxStream};
+use futures::{Stream, StreamExt};
 use proto::worker as pb;
 use proto::worker::worker_server::Worker;
 use tonic::{Request, Response, Status};
@@ -18,6 +18,19 @@ fn take_one(left: &Mutex<u32>) -> bool {
     let some = *left > 0;
     *left = left.saturating_sub(1);
     some
+}
+
+/// Says again and again that it is there. Yields nothing itself.
+fn heartbeats(
+    subscription: Subscription,
+    interval_ms: u32,
+) -> impl Stream<Item = Result<pb::WorkerEvent, Status>> {
+    let beat = move |subscription: Subscription| async move {
+        tokio::time::sleep(Duration::from_millis(interval_ms.into())).await;
+        subscription.heartbeat();
+        Some((stream::empty(), subscription))
+    };
+    stream::unfold(subscription, beat).flatten()
 }
 
 pub(super) struct Calls(pub Arc<Script>);
@@ -111,13 +124,18 @@ impl Worker for Calls {
             position: (request.epoch, request.after_seq),
             at: Instant::now(),
             epoch: self.0.options.epoch,
+            told: Arc::default(),
             events_tx,
         };
-        if let Some(queued) = self.0.options.queued_tokens {
-            subscription.snapshot(0, &[]);
-            subscription.status(0, idle(queued));
-        }
+        let Some(queued) = self.0.options.queued_tokens else {
+            lock(&self.0.subscriptions).push(subscription);
+            return Ok(Response::new(events_rx.boxed()));
+        };
+        subscription.snapshot(0, &[]);
+        subscription.status(0, idle(queued));
+        let heartbeats = heartbeats(subscription.clone(), request.heartbeat_ms);
         lock(&self.0.subscriptions).push(subscription);
-        Ok(Response::new(events_rx.boxed()))
+        let events = stream::select(events_rx, heartbeats);
+        Ok(Response::new(events.boxed()))
     }
 }

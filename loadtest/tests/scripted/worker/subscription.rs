@@ -1,11 +1,14 @@
 //! What a scripted worker says on a subscription.
 
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use futures::channel::mpsc;
 use proto::worker as pb;
 use proto::worker::worker_event::Event;
 use tonic::Status;
+
+use super::lock;
 
 /// A subscription that the router made, answered by the test.
 #[derive(Clone, Debug)]
@@ -14,6 +17,8 @@ pub struct Subscription {
     pub position: (u64, u64),
     pub at: Instant,
     pub(super) epoch: u64,
+    /// The last status told, and its number: what a heartbeat repeats.
+    pub(super) told: Arc<Mutex<(u64, pb::Status)>>,
     pub(super) events_tx: mpsc::UnboundedSender<Result<pb::WorkerEvent, Status>>,
 }
 
@@ -64,6 +69,12 @@ impl Subscription {
     }
 
     pub fn status(&self, seq: u64, status: pb::Status) {
+        *lock(&self.told) = (seq, status);
+        self.send(seq, Event::Status(status));
+    }
+
+    pub(super) fn heartbeat(&self) {
+        let (seq, status) = *lock(&self.told);
         self.send(seq, Event::Status(status));
     }
 
