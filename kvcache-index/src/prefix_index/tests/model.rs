@@ -74,10 +74,12 @@ fn tree() -> impl Strategy<Value = Vec<usize>> {
     })
 }
 
+type Hold = (BTreeSet<Tier>, Option<u64>);
+
 /// The naive map: for each worker, each block's tiers and predicted end.
 #[derive(Debug, Default)]
 struct Naive {
-    held: BTreeMap<u32, BTreeMap<u64, (BTreeSet<Tier>, Option<u64>)>>,
+    held: BTreeMap<u32, BTreeMap<u64, Hold>>,
     now: u64,
 }
 

@@ -34,7 +34,7 @@ fn churn(index: &PrefixIndex, writer: u64, change: u64, state: &mut u64) {
         }
         _ => index.remove_worker(WorkerSlot(worker)),
     }
-    if change % 64 == 0 {
+    if change.is_multiple_of(64) {
         index.tidy(Duration::from_millis(change));
     }
 }
