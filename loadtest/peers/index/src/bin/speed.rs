@@ -15,7 +15,8 @@ use peer_index::{Dynamo, Kvasir, Schedule, Step, Subject, Workload};
 struct Args {
     #[command(flatten)]
     workload: Workload,
-    /// kvasir, dynamo, or check: whether both give the same answers
+    /// kvasir; dynamo; check: whether both give the same answers; and of Kvasir
+    /// alone, warm-up: joining 100 workers, and scale: 10^8 blocks
     #[arg(long)]
     index: String,
     /// Threads of Dynamo's pool that apply events
@@ -35,7 +36,8 @@ fn main() -> anyhow::Result<()> {
         "dynamo" => measure(&dynamo(), &schedule, &args),
         "check" => check(&Kvasir::default(), &dynamo(), &schedule),
         "warm-up" => warm_up(),
-        other => anyhow::bail!("--index is kvasir, dynamo, check or warm-up, not {other}"),
+        "scale" => scale(),
+        other => anyhow::bail!("--index is kvasir, dynamo, check, warm-up or scale, not {other}"),
     }
     Ok(())
 }
@@ -215,5 +217,44 @@ fn warm_up() {
     println!(
         "{}",
         serde_json::json!({"warm_up_ms": ms, "warm_up_cpu_ms": cpu_ms, "memberships": held, "blocks": index.len()})
+    );
+}
+
+/// 2,000 workers, each with 50,000 blocks of its own in chains of 100: bytes,
+/// and the time of lookups that find a chain.
+fn scale() {
+    use kvcache_index::{KvEvent, WorkerSlot};
+    const CHAINS: u64 = 1_000_000;
+    let hashes =
+        |chain: u64| (1..=100).map(move |i| (chain * 100 + i).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let Kvasir(index) = Kvasir::default();
+    let start = ProcessTime::now();
+    for chain in 0..CHAINS {
+        let worker = WorkerSlot((chain % 2000) as u32);
+        index.apply(worker, &KvEvent::stored(0, hashes(chain).collect()));
+    }
+    let filled = start.elapsed();
+    let mut buffer = Default::default();
+    let mut histogram = Histogram::<u64>::new(3).expect("three digits are allowed");
+    for i in 0..100_000u64 {
+        let prompt: Vec<u64> = hashes(i * 7919 % CHAINS).collect();
+        let begin = Instant::now();
+        index.overlaps_into(&prompt, Duration::ZERO, &mut buffer);
+        histogram
+            .record(begin.elapsed().as_nanos() as u64)
+            .expect("it grows");
+        assert_eq!(buffer.as_slice()[0].blocks, 100);
+    }
+    let begin = Instant::now();
+    index.remove_worker(WorkerSlot(0));
+    let removal = begin.elapsed();
+    println!(
+        "{}",
+        serde_json::json!({
+            "blocks": index.len(), "bytes": index.memory(), "fill_cpu_s": filled.as_secs_f64(),
+            "lookup_us_p50": histogram.value_at_quantile(0.5) as f64 / 1e3,
+            "lookup_us_p99": histogram.value_at_quantile(0.99) as f64 / 1e3,
+            "remove_worker_us": removal.as_secs_f64() * 1e6,
+        })
     );
 }
