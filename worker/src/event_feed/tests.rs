@@ -26,7 +26,6 @@ fn status(seq: u64, waiting_sequences: usize) -> Update {
 
 fn snapshot(seq: u64, hashes: &[u64]) -> Update {
     let runs = hashes.iter().map(|&hash| Run {
-        tier: kvcache_index::Tier::Device,
         parent: 0,
         hashes: vec![hash],
         tier: Tier::Device,
