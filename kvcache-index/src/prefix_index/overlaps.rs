@@ -39,14 +39,18 @@ pub struct Overlaps {
     found: Vec<Overlap>,
     /// Lane of each of `found`, rising.
     lanes: Vec<u32>,
-    /// Those of `found` that hold every block so far; all, before the second
-    /// run.
+    /// Those of `found` that hold every block so far; all, up to the second run.
     alive: Vec<u32>,
-    /// Holders of the run at hand, as read and not yet known to belong together.
+    /// Holders of a later run, as read and not yet known to belong together.
     staged: Vec<Holder>,
-    /// Workers of `staged`, in the first run.
-    workers: Vec<u32>,
     runs: usize,
+}
+
+/// What was read of a run and holds if the run did not change meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reading {
+    pub blocks: u32,
+    pub now: Ticks,
 }
 
 impl Overlaps {
@@ -78,78 +82,91 @@ impl Overlaps {
         self.runs = 0;
     }
 
-    pub(super) fn is_first_run(&self) -> bool {
-        self.runs == 0
-    }
-
+    /// Forgets what was staged last, to stage another reading.
     pub(super) fn unstage(&mut self) {
         self.staged.clear();
-        self.workers.clear();
+        if self.runs == 0 {
+            self.found.clear();
+            self.lanes.clear();
+        }
     }
 
-    pub(super) fn stage(&mut self, holder: Holder) {
-        self.staged.push(holder);
+    /// `holder` holds the prompt's next blocks. `worker_of` its lane is asked
+    /// in the first run.
+    pub(super) fn stage(&mut self, holder: Holder, of: Reading, worker_of: impl Fn(u32) -> u32) {
+        if self.runs > 0 {
+            self.staged.push(holder);
+            return;
+        }
+        let worker = worker_of(holder.lane());
+        if worker == NOBODY || holder.is_expired(of.now) {
+            return;
+        }
+        // In its place first: a copy of what was just written in parts stalls.
+        self.found.push(Overlap {
+            worker: WorkerSlot(worker),
+            blocks: 0,
+            kinds: [0; KINDS],
+        });
+        if let Some(overlap) = self.found.last_mut() {
+            overlap.count(holder, of.blocks);
+        }
+        self.lanes.push(holder.lane());
     }
 
-    /// The worker of each holder staged in the first run.
-    pub(super) fn stage_workers(&mut self, worker_of: impl Fn(u32) -> u32) {
-        let workers = self.staged.iter().map(|holder| worker_of(holder.lane()));
-        self.workers.extend(workers);
-    }
-
-    /// What was staged is true of the prompt's next `blocks` blocks. Returns
-    /// whether any worker holds them all so far.
-    pub(super) fn commit(&mut self, blocks: u32, now: Ticks) -> bool {
+    /// What was staged is true. Returns whether any worker holds all blocks so
+    /// far.
+    pub(super) fn commit(&mut self, of: Reading) -> bool {
         self.runs += 1;
         match self.runs {
-            1 => self.begin(blocks, now),
-            2 => {
-                self.alive.extend(0..self.found.len() as u32);
-                self.narrow(blocks, now);
-            }
-            _ => self.narrow(blocks, now),
+            1 => return !self.found.is_empty(),
+            2 => self.narrow_all(of),
+            _ => self.narrow(of),
         }
-        self.runs == 1 && !self.found.is_empty() || !self.alive.is_empty()
+        !self.alive.is_empty()
     }
 
-    fn begin(&mut self, blocks: u32, now: Ticks) {
-        for (holder, worker) in self.staged.iter().zip(&self.workers) {
-            if *worker == NOBODY || holder.is_expired(now) {
-                continue;
+    /// Of all found, those stay alive who are among the holders staged.
+    fn narrow_all(&mut self, of: Reading) {
+        let mut at = 0;
+        for holder in &self.staged {
+            at += ahead(&self.lanes[at..], self.staged.len(), |lane| {
+                *lane < holder.lane()
+            });
+            if self.lanes.get(at) == Some(&holder.lane()) && !holder.is_expired(of.now) {
+                self.found[at].count(*holder, of.blocks);
+                self.alive.push(at as u32);
             }
-            let mut overlap = Overlap {
-                worker: WorkerSlot(*worker),
-                blocks: 0,
-                kinds: [0; KINDS],
-            };
-            overlap.count(*holder, blocks);
-            self.found.push(overlap);
-            self.lanes.push(holder.lane());
         }
     }
 
-    /// Keeps alive who is among the holders staged.
-    fn narrow(&mut self, blocks: u32, now: Ticks) {
+    /// Of those alive, those stay who are among the holders staged.
+    fn narrow(&mut self, of: Reading) {
         let (mut kept, mut at) = (0, 0);
         for holder in &self.staged {
-            let lane = holder.lane();
-            // Few holders among many alive, as behind a system prompt.
-            at += if (self.alive.len() - at) > 16 * self.staged.len() {
-                self.alive[at..].partition_point(|i| self.lanes[*i as usize] < lane)
-            } else {
-                let earlier = |i: &&u32| self.lanes[**i as usize] < lane;
-                self.alive[at..].iter().take_while(earlier).count()
-            };
+            let lanes = &self.lanes;
+            at += ahead(&self.alive[at..], self.staged.len(), |index| {
+                lanes[*index as usize] < holder.lane()
+            });
             let Some(&index) = self.alive.get(at) else {
                 break;
             };
-            if self.lanes[index as usize] == lane && !holder.is_expired(now) {
-                self.found[index as usize].count(*holder, blocks);
+            if lanes[index as usize] == holder.lane() && !holder.is_expired(of.now) {
+                self.found[index as usize].count(*holder, of.blocks);
                 self.alive[kept] = index;
                 kept += 1;
                 at += 1;
             }
         }
         self.alive.truncate(kept);
+    }
+}
+
+/// How many of `sorted` come before, if `few` are looked for among them:
+/// behind a system prompt, few of many.
+fn ahead<T>(sorted: &[T], few: usize, is_before: impl Fn(&T) -> bool) -> usize {
+    match sorted.len() > 16 * few {
+        true => sorted.partition_point(is_before),
+        false => sorted.iter().take_while(|it| is_before(it)).count(),
     }
 }

@@ -10,13 +10,13 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::sync::atomic::fence;
 
 use super::holder::{Holder, HoldersWord, Ticks};
-use super::overlaps::Overlaps;
+use super::overlaps::{Overlaps, Reading};
 use super::root::{NOBODY, Place, Range, Root, Run};
 
 /// What one look at a prompt's next run found.
 enum Look {
-    /// So many blocks; their holders are staged.
-    Run(usize),
+    /// Blocks whose holders are staged.
+    Run(Reading),
     /// Nobody holds the next block.
     Miss,
     /// A change came between.
@@ -35,10 +35,10 @@ pub(super) fn walk(
     overlaps.clear();
     let mut at = 0;
     while at < hashes.len() {
-        match look(root, &hashes[at..], overlaps) {
-            Look::Run(blocks) => {
-                at += blocks;
-                if !overlaps.commit(blocks as u32, now) {
+        match look(root, (&hashes[at..], now), overlaps) {
+            Look::Run(reading) => {
+                at += reading.blocks as usize;
+                if !overlaps.commit(reading) {
                     break;
                 }
             }
@@ -51,7 +51,7 @@ pub(super) fn walk(
     is_current()
 }
 
-fn look(root: &Root, hashes: &[u64], overlaps: &mut Overlaps) -> Look {
+fn look(root: &Root, (hashes, now): (&[u64], Ticks), overlaps: &mut Overlaps) -> Look {
     let Some(slot) = root.slot(hashes[0]) else {
         return Look::Miss;
     };
@@ -74,12 +74,13 @@ fn look(root: &Root, hashes: &[u64], overlaps: &mut Overlaps) -> Look {
     if !(range.start..range.end).contains(&place.depth) {
         return Look::Again;
     }
-    let blocks = extent(root, place, range, hashes);
-    if !stage(root, holders, overlaps) {
+    let blocks = extent(root, place, range, hashes) as u32;
+    let reading = Reading { blocks, now };
+    if !stage(root, (holders, reading), overlaps) {
         return Look::Outgrown;
     }
     match blocks > 0 && unchanged(run, version) {
-        true => Look::Run(blocks),
+        true => Look::Run(reading),
         false => Look::Again,
     }
 }
@@ -122,26 +123,23 @@ pub(super) fn extent(root: &Root, place: Place, range: Range, hashes: &[u64]) ->
 }
 
 /// `false`: the list is not in this root.
-fn stage(root: &Root, holders: HoldersWord, overlaps: &mut Overlaps) -> bool {
+fn stage(root: &Root, (holders, of): (HoldersWord, Reading), overlaps: &mut Overlaps) -> bool {
+    let worker_of = |lane| {
+        root.lane(lane)
+            .map_or(NOBODY, |worker| worker.load(Acquire))
+    };
     overlaps.unstage();
     match holders {
         HoldersWord::None => {}
-        HoldersWord::One(holder) => overlaps.stage(holder),
+        HoldersWord::One(holder) => overlaps.stage(holder, of, worker_of),
         HoldersWord::List { at, len } => {
             let Some(list) = root.list(at, len) else {
                 return false;
             };
             for word in list {
-                overlaps.stage(Holder(word.load(Acquire)));
+                overlaps.stage(Holder(word.load(Acquire)), of, worker_of);
             }
         }
-    }
-    if overlaps.is_first_run() {
-        let worker = |lane| {
-            root.lane(lane)
-                .map_or(NOBODY, |worker| worker.load(Acquire))
-        };
-        overlaps.stage_workers(worker);
     }
     true
 }

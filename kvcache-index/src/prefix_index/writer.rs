@@ -33,6 +33,10 @@ const JOIN: usize = 64;
 /// Depth at which a chain goes on in a run that counts from 0 again.
 const MAX_DEPTH: u32 = 1 << 30;
 const NONE: u32 = u32::MAX;
+/// Places of new blocks, and of blocks to remove, that are read ahead: as many
+/// as the first and the second cache of a core hold.
+const WARM: usize = 64;
+const WARM_AHEAD: usize = 1024;
 
 #[derive(Debug)]
 pub(super) struct Writer {
@@ -129,6 +133,7 @@ impl Writer {
         let Some(lane) = self.lanes.known(worker) else {
             return;
         };
+        self.root.warm(&hashes[..hashes.len().min(WARM_AHEAD)]);
         let mut rest = hashes;
         let mut reversed: SmallVec<[u64; 64]> = SmallVec::new();
         while let Some(first) = rest.first() {
@@ -240,24 +245,29 @@ impl Writer {
             }
         };
         self.pins = [first.run, before.map_or(NONE, |before| before.run), NONE];
+        let range = self.range(first.run);
         let mut blocks = 0;
-        for hash in hashes {
-            if *hash == 0 || self.place(*hash).is_some() {
-                break;
+        for hash in hashes.iter().take_while(|hash| **hash != 0) {
+            if blocks % WARM == 0 {
+                let ahead = hashes.len().min(blocks + WARM);
+                self.root.warm(&hashes[blocks..ahead]);
             }
             let place = first.plus(blocks);
-            let range = self.range(first.run);
             let end = place.depth + 1;
             self.set_range(first.run, Range { end, ..range });
-            self.runs.note_mut(first.run).held += 1;
-            self.blocks += 1;
-            self.insert(*hash, place);
+            if !self.insert(*hash, place) {
+                break;
+            }
             blocks += 1;
         }
+        let end = first.depth + blocks as u32;
+        self.set_range(first.run, Range { end, ..range });
+        self.runs.note_mut(first.run).held += blocks as u32;
+        self.blocks += blocks;
         self.lanes
             .count(holder.lane(), Some(holder), blocks as isize);
         self.bump(first.run);
-        (blocks, first.plus(blocks - 1))
+        (blocks, first.plus(blocks.max(1) - 1))
     }
 
     /// `stretch` gets new holders. Returns the place of its last block.

@@ -74,13 +74,12 @@ fn tree() -> impl Strategy<Value = Vec<usize>> {
     })
 }
 
-/// The tiers that hold a block, and until when it is predicted.
-type Held = (BTreeSet<Tier>, Option<u64>);
+type Hold = (BTreeSet<Tier>, Option<u64>);
 
 /// The naive map: for each worker, each block's tiers and predicted end.
 #[derive(Debug, Default)]
 struct Naive {
-    held: BTreeMap<u32, BTreeMap<u64, Held>>,
+    held: BTreeMap<u32, BTreeMap<u64, Hold>>,
     now: u64,
 }
 

@@ -74,6 +74,11 @@ impl Sweep {
         self.buried.push(run);
     }
 
+    /// Whether places may name dead runs.
+    pub fn has_dead_runs(&self) -> bool {
+        !(self.buried.is_empty() && self.clearing.is_empty())
+    }
+
     pub fn memory(&self) -> usize {
         let lists = [&self.leaving, &self.condemned, &self.clearing, &self.buried];
         lists.map(|list| list.capacity()).iter().sum::<usize>() * size_of::<u32>()

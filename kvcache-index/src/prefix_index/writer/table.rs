@@ -9,10 +9,10 @@ use crate::prefix_index::root::{
     Home, PAGES, Page, Place, Root, SEGMENTS, SEGMENTS_PER_PAGE, Segment, Slot,
 };
 
-/// A segment is replaced when more than 4 in 5 slots were used, by one with 5
-/// slots for every 3 blocks.
+/// A segment is replaced when more than 4 in 5 slots were used, by one with 2
+/// slots for every block.
 const FULL: (usize, usize) = (4, 5);
-const ROOMY: (usize, usize) = (5, 3);
+const ROOMY: usize = 2;
 const LEAST_SLOTS: usize = 8;
 
 #[derive(Debug)]
@@ -58,11 +58,15 @@ impl Writer {
         self.shared.root.store(self.root.clone());
     }
 
-    /// `hash`, which has no live place, gets one.
-    pub(super) fn insert(&mut self, hash: u64, place: Place) {
+    /// `hash` gets a place. `false`: it has a live one.
+    pub(super) fn insert(&mut self, hash: u64, place: Place) -> bool {
         if let Some(slot) = self.root.slot(hash) {
+            let before = Place::decode(slot.place.load(Relaxed));
+            if before.is_some_and(|before| self.is_live(before.run)) {
+                return false;
+            }
             slot.place.store(place.encode(), Release);
-            return;
+            return true;
         }
         let home = Home::of(hash);
         let used = self.table.used[home.segment] as usize + 1;
@@ -71,6 +75,7 @@ impl Writer {
         }
         put(self.root.segment(home.segment), hash, place.encode());
         self.table.used[home.segment] += 1;
+        true
     }
 
     /// A new segment with the live blocks of the old one and room for more.
@@ -118,7 +123,11 @@ impl Writer {
     fn live_slots(&self, segment: usize) -> Vec<(u64, u64)> {
         let slots = self.root.segment(segment).iter();
         let words = slots.map(|slot| (slot.hash.load(Relaxed), slot.place.load(Relaxed)));
-        let is_live = |word: u64| Place::decode(word).is_some_and(|place| self.is_live(place.run));
+        // Looking at runs, all over memory, is worth it only if some are dead.
+        let all_live = !self.sweep.has_dead_runs();
+        let is_live = |word: u64| {
+            Place::decode(word).is_some_and(|place| all_live || self.is_live(place.run))
+        };
         words.filter(|(_, place)| is_live(*place)).collect()
     }
 
@@ -137,7 +146,7 @@ impl Writer {
 }
 
 fn roomy(blocks: usize) -> usize {
-    ((blocks + 1) * ROOMY.0 / ROOMY.1).max(LEAST_SLOTS)
+    ((blocks + 1) * ROOMY).max(LEAST_SLOTS)
 }
 
 /// Writes a hash that is not there into the first slot free.

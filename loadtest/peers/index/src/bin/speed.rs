@@ -6,6 +6,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use cpu_time::ProcessTime;
 use hdrhistogram::Histogram;
 use peer_index::subject::wait_until;
 use peer_index::{Dynamo, Kvasir, Schedule, Step, Subject, Workload};
@@ -14,14 +15,15 @@ use peer_index::{Dynamo, Kvasir, Schedule, Step, Subject, Workload};
 struct Args {
     #[command(flatten)]
     workload: Workload,
-    /// kvasir, dynamo, or check: whether both give the same answers
+    /// kvasir; dynamo; check: whether both give the same answers; and of Kvasir
+    /// alone, warm-up: joining 100 workers, and scale: 10^8 blocks
     #[arg(long)]
     index: String,
     /// Threads of Dynamo's pool that apply events
     #[arg(long, default_value_t = 4)]
     event_threads: usize,
     /// Seconds in which the last quarter is played
-    #[arg(long, default_value_t = 10.0)]
+    #[arg(long, default_value_t = 5.0)]
     window: f64,
 }
 
@@ -34,7 +36,8 @@ fn main() -> anyhow::Result<()> {
         "dynamo" => measure(&dynamo(), &schedule, &args),
         "check" => check(&Kvasir::default(), &dynamo(), &schedule),
         "warm-up" => warm_up(),
-        other => anyhow::bail!("--index is kvasir, dynamo, check or warm-up, not {other}"),
+        "scale" => scale(),
+        other => anyhow::bail!("--index is kvasir, dynamo, check, warm-up or scale, not {other}"),
     }
     Ok(())
 }
@@ -65,9 +68,12 @@ fn measure<S: Subject>(subject: &S, schedule: &Schedule, args: &Args) {
         third_events.len(),
         third.iter().map(Step::event_blocks).sum::<usize>(),
     );
-    let start = Instant::now();
+    let (start, start_cpu) = (Instant::now(), ProcessTime::now());
     subject.apply_all(third_events);
-    let took = start.elapsed().as_secs_f64();
+    let (took, took_cpu) = (
+        start.elapsed().as_secs_f64(),
+        start_cpu.elapsed().as_secs_f64(),
+    );
 
     let (lookup, lag) = open_loop(subject, last, Duration::from_secs_f64(args.window));
     let us = |histogram: &Histogram<u64>, q: f64| histogram.value_at_quantile(q) as f64 / 1e3;
@@ -75,8 +81,9 @@ fn measure<S: Subject>(subject: &S, schedule: &Schedule, args: &Args) {
         "{}",
         serde_json::json!({
             "index": args.index, "event_threads": args.event_threads, "block_size": args.workload.block_size,
-            "lookups_per_second": lookups as u64,
+            "lookups_per_cpu_second": lookups as u64,
             "drained_block_ops_per_second": (blocks as f64 / took) as u64,
+            "drained_block_ops_per_cpu_second": (blocks as f64 / took_cpu) as u64,
             "drained_events_per_second": (events_applied as f64 / took) as u64,
             "open_loop_lookups_per_second": (lookup.len() as f64 / args.window) as u64,
             "open_loop_block_ops_per_second": (last.iter().map(Step::event_blocks).sum::<usize>() as f64 / args.window) as u64,
@@ -86,10 +93,11 @@ fn measure<S: Subject>(subject: &S, schedule: &Schedule, args: &Args) {
     );
 }
 
-/// On one thread, nothing else at work; at least a second.
+/// Per second of CPU time, on one thread, nothing else at work in this process;
+/// at least a second of it.
 fn lookups_per_second<S: Subject>(subject: &S, prompts: &[S::Prompt]) -> f64 {
     let mut buffer = S::Buffer::default();
-    let start = Instant::now();
+    let start = ProcessTime::now();
     let mut done = 0;
     while start.elapsed() < Duration::from_secs(1) {
         for prompt in prompts {
@@ -137,7 +145,7 @@ fn histogram(times: &[Duration]) -> Histogram<u64> {
     let mut histogram = Histogram::new(3).expect("three digits are allowed");
     times
         .iter()
-        .for_each(|time| histogram.saturating_record(time.as_nanos() as u64));
+        .for_each(|time| histogram.record(time.as_nanos() as u64).expect("it grows"));
     histogram
 }
 
@@ -193,18 +201,60 @@ fn warm_up() {
         })
         .collect();
     let Kvasir(index) = Kvasir::default();
-    let start = Instant::now();
+    let (start, start_cpu) = (Instant::now(), ProcessTime::now());
     for (worker, snapshot) in snapshots.iter().enumerate() {
         snapshot
             .iter()
             .for_each(|event| index.apply(WorkerSlot(worker as u32), event));
     }
-    let ms = start.elapsed().as_secs_f64() * 1e3;
+    let (ms, cpu_ms) = (
+        start.elapsed().as_secs_f64() * 1e3,
+        start_cpu.elapsed().as_secs_f64() * 1e3,
+    );
     let held: usize = (0..100)
         .map(|worker| index.blocks_of(WorkerSlot(worker)))
         .sum();
     println!(
         "{}",
-        serde_json::json!({"warm_up_ms": ms, "memberships": held, "blocks": index.len()})
+        serde_json::json!({"warm_up_ms": ms, "warm_up_cpu_ms": cpu_ms, "memberships": held, "blocks": index.len()})
+    );
+}
+
+/// 2,000 workers, each with 50,000 blocks of its own in chains of 100: bytes,
+/// and the time of lookups that find a chain.
+fn scale() {
+    use kvcache_index::{KvEvent, WorkerSlot};
+    const CHAINS: u64 = 1_000_000;
+    let hashes =
+        |chain: u64| (1..=100).map(move |i| (chain * 100 + i).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let Kvasir(index) = Kvasir::default();
+    let start = ProcessTime::now();
+    for chain in 0..CHAINS {
+        let worker = WorkerSlot((chain % 2000) as u32);
+        index.apply(worker, &KvEvent::stored(0, hashes(chain).collect()));
+    }
+    let filled = start.elapsed();
+    let mut buffer = Default::default();
+    let mut histogram = Histogram::<u64>::new(3).expect("three digits are allowed");
+    for i in 0..100_000u64 {
+        let prompt: Vec<u64> = hashes(i * 7919 % CHAINS).collect();
+        let begin = Instant::now();
+        index.overlaps_into(&prompt, Duration::ZERO, &mut buffer);
+        histogram
+            .record(begin.elapsed().as_nanos() as u64)
+            .expect("it grows");
+        assert_eq!(buffer.as_slice()[0].blocks, 100);
+    }
+    let begin = Instant::now();
+    index.remove_worker(WorkerSlot(0));
+    let removal = begin.elapsed();
+    println!(
+        "{}",
+        serde_json::json!({
+            "blocks": index.len(), "bytes": index.memory(), "fill_cpu_s": filled.as_secs_f64(),
+            "lookup_us_p50": histogram.value_at_quantile(0.5) as f64 / 1e3,
+            "lookup_us_p99": histogram.value_at_quantile(0.99) as f64 / 1e3,
+            "remove_worker_us": removal.as_secs_f64() * 1e6,
+        })
     );
 }
