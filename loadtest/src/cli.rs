@@ -120,4 +120,11 @@ mod tests {
     fn flags_do_not_contradict_each_other() {
         Cli::command().debug_assert();
     }
+
+    #[test]
+    fn a_subcommand_without_a_workload_tells_mistakes_by_exit_code_2() {
+        let arguments = ["compare", "/no/a.json", "/no/b.json"].map(OsString::from);
+        let expected = format!("{:?}", ExitCode::from(2));
+        assert_eq!(format!("{:?}", main(arguments)), expected);
+    }
 }
