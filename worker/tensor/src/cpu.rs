@@ -3,14 +3,18 @@
 
 mod attention;
 mod experts;
+mod compute;
 mod inputs;
+mod isa;
 mod kernels;
 mod kv_pool;
 mod math;
 mod product;
 mod rows;
+mod matrix;
+mod pool;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +33,9 @@ use kernels::Kernels;
 pub use kv_pool::CpuKvPool;
 use kv_pool::{Part, Plane};
 use product::{HeadProducts, Product, same_shape};
+pub use compute::{Compute, CpuOptions};
+pub use isa::{Isa, IsaError};
+pub use matrix::{Activations, Bf16Activations, Matrix};
 
 type Result<T> = std::result::Result<T, DeviceError>;
 

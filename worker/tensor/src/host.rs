@@ -73,6 +73,11 @@ impl HostTensor {
         self.cols
     }
 
+    /// All bytes, shared.
+    pub(crate) fn data(&self) -> Bytes {
+        self.data.clone()
+    }
+
     /// The bytes of `count` rows from row `first` on.
     ///
     /// # Panics

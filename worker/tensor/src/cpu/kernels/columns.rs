@@ -4,6 +4,8 @@ use std::marker::PhantomData;
 
 use rayon::prelude::*;
 
+use crate::cpu::pool::Pool;
+
 /// Some neighbouring columns of a matrix, alone held by who has this.
 pub(in crate::cpu) struct ColumnsMut<'a> {
     /// The matrix' first number.
@@ -44,6 +46,22 @@ impl<'a> ColumnsMut<'a> {
             .map(move |part| unsafe { whole.part(part, width) })
     }
 
+    /// Calls `compute` with parts of `width` columns, the last perhaps narrower,
+    /// on the pool's threads.
+    pub(in crate::cpu) fn split_on(
+        self,
+        pool: &Pool,
+        width: usize,
+        compute: impl Fn(ColumnsMut<'_>) + Sync,
+    ) {
+        let whole = Shared(self);
+        let parts = whole.columns().div_ceil(width);
+        pool.run(parts, &|part| {
+            // SAFETY: the pool computes each part once.
+            compute(unsafe { whole.part(part, width) });
+        });
+    }
+
     pub(in crate::cpu) fn first(&self) -> usize {
         self.first
     }
@@ -52,7 +70,7 @@ impl<'a> ColumnsMut<'a> {
         self.width
     }
 
-    pub(super) fn rows(&self) -> usize {
+    pub(in crate::cpu) fn rows(&self) -> usize {
         self.rows
     }
 
