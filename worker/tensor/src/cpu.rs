@@ -8,6 +8,7 @@ mod inputs;
 mod isa;
 mod kernels;
 mod kv_pool;
+mod limits;
 mod math;
 mod product;
 mod rows;
@@ -35,6 +36,7 @@ use kv_pool::{Part, Plane};
 use product::{HeadProducts, Product, same_shape};
 pub use compute::{Compute, CpuOptions};
 pub use isa::{Isa, IsaError};
+pub use limits::Limits;
 pub use matrix::{Activations, Bf16Activations, Matrix};
 
 type Result<T> = std::result::Result<T, DeviceError>;

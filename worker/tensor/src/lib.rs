@@ -19,7 +19,7 @@ mod rope;
 
 pub use batch::{Batch, BatchSequence};
 pub use cpu::{
-    Activations, Bf16Activations, Compute, CpuDevice, CpuOptions, Isa, IsaError, Matrix,
+    Activations, Bf16Activations, Compute, CpuDevice, CpuOptions, Isa, IsaError, Limits, Matrix,
 };
 pub use device::Device;
 pub use encoding::{Encoding, StoredMatrix};

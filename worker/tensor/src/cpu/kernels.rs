@@ -13,6 +13,7 @@ pub(super) mod blocks;
 mod columns;
 mod generic;
 mod lanes;
+pub(super) mod peaks;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
@@ -25,6 +26,7 @@ use super::matrix::activations::{GroupMut, Quantized};
 use crate::error::DeviceError;
 use crate::host::DType;
 use blocks::BlockWeights;
+use peaks::Numbers;
 use lanes::{Bf16, Bf16Pairs, F8, F16, F32, Portable, Widened};
 
 /// A product of activations `[tokens, k]` and the transpose of weights
@@ -142,6 +144,22 @@ impl Kernels {
         blocks::product(self.0, op, x, out);
     }
 
+    /// Multiplies in registers for so many rounds of [`peaks`].
+    pub(super) fn multiply(self, numbers: Numbers, rounds: usize) -> f32 {
+        match numbers {
+            Numbers::Bytes => blocks::multiply(self.0, rounds),
+            floats => dispatch!(
+                self.0, peak_portable, peak_avx2, peak_avx512, peak_bf16,
+                floats, rounds
+            ),
+        }
+    }
+
+    /// Reads all of `numbers`.
+    pub(super) fn read(self, numbers: &[f32]) -> f32 {
+        dispatch!(self.0, read_portable, read_avx2, read_avx512, read_bf16, numbers)
+    }
+
     pub(super) fn quantize(self, group: &mut GroupMut<'_>) {
         dispatch!(self.0, quantize_portable, quantize_avx2, quantize_avx512, quantize_bf16, group)
     }
@@ -191,7 +209,7 @@ impl Kernels {
 macro_rules! entry_points {
     (
         $(#[$attribute:meta])* $lanes:ty, tiles $t:literal $r:literal $s:literal:
-        $matmul:ident, $dot:ident, $sum:ident, $quantize:ident
+        $matmul:ident, $dot:ident, $sum:ident, $quantize:ident, $peak:ident, $read:ident
     ) => {
         $(#[$attribute])*
         unsafe fn $matmul(op: &FloatProduct<'_>, out: &mut ColumnsMut<'_>) {
@@ -223,24 +241,45 @@ macro_rules! entry_points {
         unsafe fn $quantize(group: &mut GroupMut<'_>) {
             group.fill();
         }
+
+        $(#[$attribute])*
+        unsafe fn $peak(numbers: Numbers, rounds: usize) -> f32 {
+            // SAFETY: the caller's contract is the callee's.
+            unsafe {
+                match numbers {
+                    Numbers::Bf16 => peaks::multiply_pairs::<$lanes>(rounds),
+                    _ => peaks::multiply::<$lanes>(rounds),
+                }
+            }
+        }
+
+        $(#[$attribute])*
+        unsafe fn $read(numbers: &[f32]) -> f32 {
+            // SAFETY: the caller's contract is the callee's.
+            unsafe { peaks::read::<$lanes>(numbers) }
+        }
     };
 }
 
 entry_points!(
-    Portable, tiles 2 2 4: matmul_portable, dot_portable, sum_portable, quantize_portable
+    Portable, tiles 2 2 4: matmul_portable, dot_portable, sum_portable, quantize_portable,
+    peak_portable, read_portable
 );
 #[cfg(target_arch = "x86_64")]
 entry_points!(
     #[target_feature(enable = "avx2,fma,f16c")]
-    x86::Avx2, tiles 2 2 4: matmul_avx2, dot_avx2, sum_avx2, quantize_avx2
+    x86::Avx2, tiles 2 2 4: matmul_avx2, dot_avx2, sum_avx2, quantize_avx2,
+    peak_avx2, read_avx2
 );
 #[cfg(target_arch = "x86_64")]
 entry_points!(
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    x86::Avx512, tiles 4 4 8: matmul_avx512, dot_avx512, sum_avx512, quantize_avx512
+    x86::Avx512, tiles 4 4 8: matmul_avx512, dot_avx512, sum_avx512, quantize_avx512,
+    peak_avx512, read_avx512
 );
 #[cfg(target_arch = "x86_64")]
 entry_points!(
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    x86::Avx512<true>, tiles 4 4 8: matmul_bf16, dot_bf16, sum_bf16, quantize_bf16
+    x86::Avx512<true>, tiles 4 4 8: matmul_bf16, dot_bf16, sum_bf16, quantize_bf16,
+    peak_bf16, read_bf16
 );

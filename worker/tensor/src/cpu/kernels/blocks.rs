@@ -38,7 +38,13 @@ pub(in crate::cpu) struct BlockWeights<'a> {
 }
 
 macro_rules! entry_point {
-    ($(#[$attribute:meta])* $name:ident, $lines:ty, $many:literal) => {
+    ($(#[$attribute:meta])* $name:ident, $peak:ident, $lines:ty, $many:literal) => {
+        $(#[$attribute])*
+        unsafe fn $peak(rounds: usize) -> f32 {
+            // SAFETY: the caller's contract is the callee's.
+            unsafe { product::multiply::<$lines>(rounds) }
+        }
+
         $(#[$attribute])*
         unsafe fn $name(op: &BlockWeights<'_>, x: &Quantized, out: &mut ColumnsMut<'_>) {
             // SAFETY: the caller's contract is the callee's.
@@ -54,21 +60,21 @@ macro_rules! entry_point {
     };
 }
 
-entry_point!(blocks_portable, PortableLines, 2);
+entry_point!(blocks_portable, peak_portable, PortableLines, 2);
 #[cfg(target_arch = "x86_64")]
 entry_point!(
     #[target_feature(enable = "avx2,fma,f16c")]
-    blocks_avx2, x86::Avx2Lines, 2
+    blocks_avx2, peak_avx2, x86::Avx2Lines, 2
 );
 #[cfg(target_arch = "x86_64")]
 entry_point!(
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    blocks_avx512, x86::Avx512Lines<false>, 8
+    blocks_avx512, peak_avx512, x86::Avx512Lines<false>, 8
 );
 #[cfg(target_arch = "x86_64")]
 entry_point!(
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    blocks_vnni, x86::Avx512Lines<true>, 8
+    blocks_vnni, peak_vnni, x86::Avx512Lines<true>, 8
 );
 
 /// How activations that meet `layout` are quantised.
@@ -112,6 +118,24 @@ pub(super) fn product(isa: Isa, op: &BlockWeights<'_>, x: &Quantized, out: &mut 
             _ => blocks_vnni(op, x, out),
             #[cfg(not(target_arch = "x86_64"))]
             _ => blocks_portable(op, x, out),
+        }
+    }
+}
+
+/// Multiplies bytes in registers; see [`super::peaks`].
+pub(super) fn multiply(isa: Isa, rounds: usize) -> f32 {
+    // SAFETY: an Isa in a Kernels is there; nothing is read.
+    unsafe {
+        match isa {
+            Isa::Portable => peak_portable(rounds),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => peak_avx2(rounds),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => peak_avx512(rounds),
+            #[cfg(target_arch = "x86_64")]
+            _ => peak_vnni(rounds),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => peak_portable(rounds),
         }
     }
 }

@@ -16,7 +16,6 @@ const STEPS: usize = 8;
 /// Weights whose rows are packed in sixteens; missing rows are zeros.
 pub(super) struct Packed {
     layout: BlockLayout,
-    rows: usize,
     /// Blocks of 32 in a row.
     blocks: usize,
     lines: Box<[Line]>,
@@ -45,7 +44,6 @@ impl Packed {
         let groups = matrix.rows().div_ceil(ROWS);
         let mut packed = Packed {
             layout,
-            rows: matrix.rows(),
             blocks,
             lines: zeros(groups * blocks * layout.lines())?,
             scales: zeros(groups * layout.scale_bytes(blocks))?,

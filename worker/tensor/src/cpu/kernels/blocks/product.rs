@@ -11,6 +11,7 @@ use super::layout::{Line, Quants, ROWS, STEPS};
 use super::lines::Lines;
 use crate::cpu::kernels::columns::ColumnsMut;
 use crate::cpu::kernels::lanes::{LANES, Lanes};
+use crate::cpu::kernels::peaks::ACCUMULATORS;
 use crate::cpu::matrix::activations::{Quantized, TokenGroup};
 
 /// Weights that stay in the second-level cache while tokens pass.
@@ -140,5 +141,23 @@ unsafe fn finish<L: Lines>(
             *value += bias[first + row];
         }
         unsafe { out.write(token, first + row, *value) };
+    }
+}
+
+/// Dot products of bytes in registers, as [`peaks`](super::super::peaks) has
+/// them.
+#[inline(always)]
+pub(super) unsafe fn multiply<L: Lines>(rounds: usize) -> f32 {
+    unsafe {
+        let line = std::hint::black_box(Line([3; 64]));
+        let x = std::hint::black_box([1i8; 4]);
+        let weights = L::load(&line);
+        let mut sums = [L::splat(0); ACCUMULATORS];
+        for _ in 0..rounds {
+            for sum in &mut sums {
+                *sum = L::dot(*sum, weights, x.as_ptr());
+            }
+        }
+        sums.into_iter().map(|sum| L::to_floats(sum).sum()).sum()
     }
 }
