@@ -15,6 +15,7 @@ mod error;
 mod families;
 mod files;
 mod fingerprint;
+mod gguf;
 mod mmap;
 mod parts;
 
@@ -27,3 +28,4 @@ pub use demo::demo;
 pub use error::LoadError;
 pub use files::{ModelFiles, TOKENIZER_FILES};
 pub use tensor::{Batch, BatchSequence, DeviceError, KvShape, KvValues};
+pub use gguf::GgufFile;

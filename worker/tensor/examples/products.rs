@@ -81,7 +81,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             limits.bf16 / 1e9,
             limits.bytes / 1e9
         );
-        println!("{:<12}{:>8}{}", "", "GB", TOKENS.map(|t| format!("{t:>18}")).concat());
+        println!(
+            "{:<12}{:>8}{}",
+            "",
+            "GB",
+            TOKENS.map(|t| format!("{t:>18}")).concat()
+        );
         for case in cases() {
             run(&case, &arguments, &limits)?;
         }
@@ -150,7 +155,11 @@ fn run(case: &Case, arguments: &Arguments, limits: &Limits) -> Result<(), Box<dy
             1 => bytes as f64 / seconds / limits.read_bytes,
             _ => (tokens * weights) as f64 / seconds / (case.limit)(limits),
         };
-        print!("{:>10.1} ({:>3.0}%)", tokens as f64 / seconds, share * 100.0);
+        print!(
+            "{:>10.1} ({:>3.0}%)",
+            tokens as f64 / seconds,
+            share * 100.0
+        );
     }
     println!();
     Ok(())
@@ -158,7 +167,9 @@ fn run(case: &Case, arguments: &Arguments, limits: &Limits) -> Result<(), Box<dy
 
 /// Distinct weights, so that no cache holds them from one token to the next.
 fn model(encoding: Encoding, on: &Compute) -> Result<Vec<Matrix>, Box<dyn Error>> {
-    let shapes = (0..LAYERS).flat_map(|_| LAYER).chain([(VOCABULARY, HIDDEN)]);
+    let shapes = (0..LAYERS)
+        .flat_map(|_| LAYER)
+        .chain([(VOCABULARY, HIDDEN)]);
     shapes
         .map(|(rows, cols)| {
             let bytes = rows * (cols / encoding.block()) * encoding.block_bytes();
@@ -176,7 +187,9 @@ fn forward(
     tokens: usize,
     (on, clock): (&Compute, Clock),
 ) -> Result<f64, Box<dyn Error>> {
-    let x: Vec<f32> = (0..tokens * INTERMEDIATE).map(|i| (i % 17) as f32 - 8.0).collect();
+    let x: Vec<f32> = (0..tokens * INTERMEDIATE)
+        .map(|i| (i % 17) as f32 - 8.0)
+        .collect();
     let mut out = vec![0.0; tokens * VOCABULARY];
     let mut best = f64::INFINITY;
     let passes = if tokens > 100 { 2 } else { 5 };
@@ -184,7 +197,11 @@ fn forward(
         let start = clock.now();
         for matrix in matrices {
             // As in a model, logits are of the last token only.
-            let tokens = if matrix.rows() == VOCABULARY && tokens > 100 { 1 } else { tokens };
+            let tokens = if matrix.rows() == VOCABULARY && tokens > 100 {
+                1
+            } else {
+                tokens
+            };
             let activations = Activations {
                 x: &x,
                 tokens,

@@ -129,10 +129,7 @@ mod tests {
 
     #[test]
     fn a_set_that_is_missing_is_refused_with_those_there() {
-        if let Some((missing, name)) = Isa::ALL
-            .into_iter()
-            .find(|(isa, _)| *isa > Isa::detect())
-        {
+        if let Some((missing, name)) = Isa::ALL.into_iter().find(|(isa, _)| *isa > Isa::detect()) {
             let error = name.parse::<Isa>().unwrap_err();
             assert_eq!(error, IsaError::Missing { isa: missing });
             assert!(error.to_string().contains("portable"));

@@ -26,8 +26,8 @@ use super::matrix::activations::{GroupMut, Quantized};
 use crate::error::DeviceError;
 use crate::host::DType;
 use blocks::BlockWeights;
-use peaks::Numbers;
 use lanes::{Bf16, Bf16Pairs, F8, F16, F32, Portable, Widened};
+use peaks::Numbers;
 
 /// A product of activations `[tokens, k]` and the transpose of weights
 /// `[rows, k]`; tokens and rows are those of the output.
@@ -149,19 +149,38 @@ impl Kernels {
         match numbers {
             Numbers::Bytes => blocks::multiply(self.0, rounds),
             floats => dispatch!(
-                self.0, peak_portable, peak_avx2, peak_avx512, peak_bf16,
-                floats, rounds
+                self.0,
+                peak_portable,
+                peak_avx2,
+                peak_avx512,
+                peak_bf16,
+                floats,
+                rounds
             ),
         }
     }
 
     /// Reads all of `numbers`.
     pub(super) fn read(self, numbers: &[f32]) -> f32 {
-        dispatch!(self.0, read_portable, read_avx2, read_avx512, read_bf16, numbers)
+        dispatch!(
+            self.0,
+            read_portable,
+            read_avx2,
+            read_avx512,
+            read_bf16,
+            numbers
+        )
     }
 
     pub(super) fn quantize(self, group: &mut GroupMut<'_>) {
-        dispatch!(self.0, quantize_portable, quantize_avx2, quantize_avx512, quantize_bf16, group)
+        dispatch!(
+            self.0,
+            quantize_portable,
+            quantize_avx2,
+            quantize_avx512,
+            quantize_bf16,
+            group
+        )
     }
 
     /// Computes the output's columns; weights and bias are those columns' rows.
@@ -187,9 +206,20 @@ impl Kernels {
         let (x_size, w_size) = op.operands.sizes();
         assert!(op.x.len() >= out.rows() * op.k * x_size);
         assert!(op.w.len() >= out.width() * op.k * w_size);
-        assert!(op.row_scales.is_none_or(|scales| scales.len() >= out.width()));
+        assert!(
+            op.row_scales
+                .is_none_or(|scales| scales.len() >= out.width())
+        );
         assert!(op.bias.is_none_or(|bias| bias.len() >= out.width()));
-        dispatch!(self.0, matmul_portable, matmul_avx2, matmul_avx512, matmul_bf16, op, out)
+        dispatch!(
+            self.0,
+            matmul_portable,
+            matmul_avx2,
+            matmul_avx512,
+            matmul_bf16,
+            op,
+            out
+        )
     }
 
     /// The dot product; both are equally long.
@@ -200,7 +230,15 @@ impl Kernels {
 
     pub(super) fn weighted_sum(self, op: &WeightedSum<'_>, out: &mut [f32]) {
         assert!(op.rows.len() >= op.weights.len() * out.len());
-        dispatch!(self.0, sum_portable, sum_avx2, sum_avx512, sum_bf16, op, out)
+        dispatch!(
+            self.0,
+            sum_portable,
+            sum_avx2,
+            sum_avx512,
+            sum_bf16,
+            op,
+            out
+        )
     }
 }
 

@@ -76,7 +76,9 @@ mod tests {
     #[test]
     fn every_limit_is_a_rate() {
         let start = std::time::Instant::now();
-        let limits = Limits::measure(&Compute::new(&CpuOptions::new(1)).unwrap(), &|| start.elapsed());
+        let limits = Limits::measure(&Compute::new(&CpuOptions::new(1)).unwrap(), &|| {
+            start.elapsed()
+        });
         for rate in [limits.read_bytes, limits.f32, limits.bf16, limits.bytes] {
             assert!(rate.is_finite() && rate > 1e6, "{limits:?}");
         }

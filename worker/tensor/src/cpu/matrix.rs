@@ -57,10 +57,7 @@ pub struct Activations<'a> {
 
 impl Matrix {
     /// Packs blocks on all threads; floats are only looked at when needed.
-    pub(super) fn new(
-        stored: StoredMatrix,
-        compute: &Compute,
-    ) -> Result<Matrix, DeviceError> {
+    pub(super) fn new(stored: StoredMatrix, compute: &Compute) -> Result<Matrix, DeviceError> {
         let (rows, cols) = (stored.rows(), stored.cols());
         let weights = match Packed::new(&stored, &compute.pool)? {
             Some(packed) => Weights::Packed(packed),
@@ -118,7 +115,11 @@ impl Matrix {
         let Activations { x, tokens, bias } = activations;
         DeviceError::at_least("linear input", x.len(), tokens * self.cols)?;
         DeviceError::at_least("linear output", out.len(), tokens * self.rows)?;
-        DeviceError::at_least("linear bias", bias.map_or(self.rows, <[f32]>::len), self.rows)?;
+        DeviceError::at_least(
+            "linear bias",
+            bias.map_or(self.rows, <[f32]>::len),
+            self.rows,
+        )?;
         let x = &x[..tokens * self.cols];
         let out = ColumnsMut::whole(&mut out[..tokens * self.rows], self.rows);
         match &self.weights {

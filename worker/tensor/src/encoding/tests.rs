@@ -86,7 +86,10 @@ fn decodes_every_finite_f8() {
 
 #[test]
 fn row_scales_multiply_rows() {
-    let data: Vec<u8> = [1.0f32, 2.0, 3.0, 4.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+    let data: Vec<u8> = [1.0f32, 2.0, 3.0, 4.0]
+        .iter()
+        .flat_map(|x| x.to_le_bytes())
+        .collect();
     let matrix = StoredMatrix::new(Encoding::F32, (2, 2), data.into()).unwrap();
     assert!(matrix.clone().with_row_scales(vec![1.0]).is_err());
     let matrix = matrix.with_row_scales(vec![10.0, 0.5]).unwrap();

@@ -1,2 +1,4 @@
 //! Tiles.
-pub(in crate::cpu) fn is_available() -> bool { false }
+pub(in crate::cpu) fn is_available() -> bool {
+    false
+}

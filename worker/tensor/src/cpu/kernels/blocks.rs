@@ -64,17 +64,26 @@ entry_point!(blocks_portable, peak_portable, PortableLines, 2);
 #[cfg(target_arch = "x86_64")]
 entry_point!(
     #[target_feature(enable = "avx2,fma,f16c")]
-    blocks_avx2, peak_avx2, x86::Avx2Lines, 2
+    blocks_avx2,
+    peak_avx2,
+    x86::Avx2Lines,
+    2
 );
 #[cfg(target_arch = "x86_64")]
 entry_point!(
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    blocks_avx512, peak_avx512, x86::Avx512Lines<false>, 8
+    blocks_avx512,
+    peak_avx512,
+    x86::Avx512Lines<false>,
+    8
 );
 #[cfg(target_arch = "x86_64")]
 entry_point!(
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    blocks_vnni, peak_vnni, x86::Avx512Lines<true>, 8
+    blocks_vnni,
+    peak_vnni,
+    x86::Avx512Lines<true>,
+    8
 );
 
 /// How activations that meet `layout` are quantised.
@@ -104,7 +113,10 @@ pub(super) fn product(isa: Isa, op: &BlockWeights<'_>, x: &Quantized, out: &mut 
     assert!(x.form() == form(isa, op.layout));
     assert!(op.lines.len() >= groups * op.blocks * op.layout.lines());
     assert!(op.scales.len() >= groups * op.layout.scale_bytes(op.blocks));
-    assert!(op.row_scales.is_none_or(|scales| scales.len() >= out.width()));
+    assert!(
+        op.row_scales
+            .is_none_or(|scales| scales.len() >= out.width())
+    );
     assert!(op.bias.is_none_or(|bias| bias.len() >= out.width()));
     // SAFETY: an Isa is only made where it is available; shapes as asserted.
     unsafe {

@@ -22,13 +22,7 @@ const ACTIVATION_BYTES: usize = 32 * 1024;
 /// `out = x w^T + bias` in tiles of T tokens and R rows, or, for a single
 /// token, of S rows.
 #[inline(always)]
-pub(super) unsafe fn matmul<
-    L: Lanes,
-    P: Terms,
-    const T: usize,
-    const R: usize,
-    const S: usize,
->(
+pub(super) unsafe fn matmul<L: Lanes, P: Terms, const T: usize, const R: usize, const S: usize>(
     op: &FloatProduct<'_>,
     out: &mut ColumnsMut<'_>,
 ) {
@@ -188,9 +182,7 @@ unsafe fn padded(p: *const u8, count: usize) -> [u8; 64] {
 /// profiles; the result is inside the matrix.
 #[inline(always)]
 fn at<P: Terms>(matrix: *const u8, row: usize, k: usize, step: usize, size: usize) -> *const u8 {
-    let number = row
-        .wrapping_mul(k)
-        .wrapping_add(step.wrapping_mul(P::STEP));
+    let number = row.wrapping_mul(k).wrapping_add(step.wrapping_mul(P::STEP));
     matrix.wrapping_add(number.wrapping_mul(size))
 }
 
@@ -222,7 +214,8 @@ pub(super) unsafe fn weighted_sum<L: Lanes>(op: &WeightedSum<'_>, out: &mut [f32
             let out = out.get_unchecked_mut(cols - rest..);
             let mut sum = F32::load_partial::<L>(out.as_ptr().cast(), rest).mul(scale);
             for (j, &weight) in op.weights.iter().enumerate() {
-                let row = F32::load_partial(at::<Widened<F32>>(rows, j, cols, whole, F32::SIZE), rest);
+                let row =
+                    F32::load_partial(at::<Widened<F32>>(rows, j, cols, whole, F32::SIZE), rest);
                 sum = sum.fma(L::splat(weight), row);
             }
             let mut padded = [0.0; LANES];

@@ -24,10 +24,7 @@ unsafe fn f8_as_f16(p: *const u8) -> __m256i {
         let wide = _mm256_cvtepu8_epi16(_mm_loadu_si128(p.cast()));
         let sign = _mm256_and_si256(wide, _mm256_set1_epi16(0x80));
         let rest = _mm256_and_si256(wide, _mm256_set1_epi16(0x7f));
-        _mm256_or_si256(
-            _mm256_slli_epi16::<8>(sign),
-            _mm256_slli_epi16::<7>(rest),
-        )
+        _mm256_or_si256(_mm256_slli_epi16::<8>(sign), _mm256_slli_epi16::<7>(rest))
     }
 }
 

@@ -301,7 +301,10 @@ mod tests {
             rows: true,
             ..FORM
         };
-        assert_eq!(group_sizes(23, rows).collect::<Vec<_>>(), [(0, 16), (16, 16)]);
+        assert_eq!(
+            group_sizes(23, rows).collect::<Vec<_>>(),
+            [(0, 16), (16, 16)]
+        );
     }
 
     #[test]
@@ -313,7 +316,11 @@ mod tests {
                 for i in 0..96 {
                     let quant = group.quants[(i / 4 * group.len + t) * 4 + i % 4];
                     let scale = group.scales[i / 32 * group.len + t];
-                    let exact = if i < 70 { x[(group.first + t) * 70 + i] } else { 0.0 };
+                    let exact = if i < 70 {
+                        x[(group.first + t) * 70 + i]
+                    } else {
+                        0.0
+                    };
                     assert!((f32::from(quant) * scale - exact).abs() <= scale * 0.5001);
                 }
                 for part in 0..6 {
@@ -350,7 +357,10 @@ mod tests {
 
     #[test]
     fn bf16_is_rounded_as_the_library_does() {
-        for x in numbers(7, 1000).into_iter().chain([0.0, -0.0, f32::INFINITY, 1e38, -3.4e38]) {
+        for x in numbers(7, 1000)
+            .into_iter()
+            .chain([0.0, -0.0, f32::INFINITY, 1e38, -3.4e38])
+        {
             assert_eq!(round_to_bf16(x).to_f32(), bf16::from_f32(x).to_f32());
         }
         assert!(round_to_bf16(f32::NAN).is_nan());

@@ -50,8 +50,16 @@ fn blocks_of(encoding: Encoding, numbers: &[f32]) -> Vec<u8> {
     let (numbers, _) = numbers.as_chunks::<32>();
     let mut data = Vec::new();
     for of_block in numbers.chunks(encoding.block() / 32) {
-        let random: Vec<u8> = of_block.iter().flatten().map(|x| (x * 8e6) as i32 as u8).collect();
-        let mut block: Vec<u8> = random.into_iter().cycle().take(encoding.block_bytes()).collect();
+        let random: Vec<u8> = of_block
+            .iter()
+            .flatten()
+            .map(|x| (x * 8e6) as i32 as u8)
+            .collect();
+        let mut block: Vec<u8> = random
+            .into_iter()
+            .cycle()
+            .take(encoding.block_bytes())
+            .collect();
         for (&at, x) in scales.iter().zip(of_block[0]) {
             block[at..at + 2].copy_from_slice(&f16::from_f32(x * 0.01).to_le_bytes());
         }
@@ -212,7 +220,10 @@ fn columns_that_are_no_whole_vectors_are_not_lost() {
                 let matrix = on.matrix(stored.clone()).unwrap();
                 let found = product(&matrix, &x, Some(&bias), &on);
                 for (found, exact) in found.iter().zip(&exact) {
-                    assert!((f64::from(*found) - exact).abs() < 1e-5 * largest, "{encoding:?}");
+                    assert!(
+                        (f64::from(*found) - exact).abs() < 1e-5 * largest,
+                        "{encoding:?}"
+                    );
                 }
             }
         }
@@ -229,7 +240,9 @@ fn refuses_buffers_that_are_too_short() {
             tokens: 2,
             bias: Some(&vec![0.0; bias]),
         };
-        matrix.product(activations, &mut vec![0.0; out], &on).is_err()
+        matrix
+            .product(activations, &mut vec![0.0; out], &on)
+            .is_err()
     };
     assert!(refused(127, 8, 4));
     assert!(refused(128, 7, 4));
