@@ -18,6 +18,7 @@ mod fingerprint;
 mod gguf;
 mod mmap;
 mod parts;
+mod quantize;
 
 pub use causal_lm::{CausalLm, LoadOptions, load};
 pub use config::{
@@ -29,3 +30,4 @@ pub use error::LoadError;
 pub use files::{ModelFiles, TOKENIZER_FILES};
 pub use tensor::{Batch, BatchSequence, DeviceError, KvShape, KvValues};
 pub use gguf::GgufFile;
+pub use quantize::{Quantize, compressed};

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+#[cfg(target_arch = "x86_64")]
 use super::kernels::amx;
 
 /// Instruction sets, each including those before it.

@@ -21,6 +21,8 @@ mod x86;
 
 pub(super) use columns::ColumnsMut;
 
+use half::bf16;
+
 use super::isa::{Isa, IsaError};
 use super::matrix::activations::{GroupMut, Quantized};
 use crate::error::DeviceError;
@@ -170,6 +172,14 @@ impl Kernels {
             read_bf16,
             numbers
         )
+    }
+
+    /// Computes the output's columns, whose weights `op` begins with; only where
+    /// there are tiles.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn tiles(self, op: &amx::Bf16Weights<'_>, x: &[bf16], out: &mut ColumnsMut<'_>) {
+        assert!(self.0 == Isa::Amx);
+        amx::product(op, x, out);
     }
 
     pub(super) fn quantize(self, group: &mut GroupMut<'_>) {

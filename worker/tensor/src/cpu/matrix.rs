@@ -9,14 +9,20 @@ pub(super) mod activations;
 mod packed;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod tiled;
 
 use super::compute::Compute;
+#[cfg(target_arch = "x86_64")]
+use super::isa::Isa;
 use super::kernels::blocks::ROWS;
 use super::kernels::{ColumnsMut, FloatProduct, Operands, blocks};
 use crate::encoding::{Encoding, StoredMatrix};
 use crate::error::DeviceError;
 use activations::{Quantized, to_bf16};
-use packed::Packed;
+pub(super) use packed::Packed;
+#[cfg(target_arch = "x86_64")]
+pub(super) use tiled::Tiled;
 
 /// Multiplications below which waking other threads costs more than it saves.
 const PARALLEL_WORK: usize = 1 << 17;
@@ -44,6 +50,22 @@ pub struct Matrix {
 enum Weights {
     Stored(StoredMatrix, Operands),
     Packed(Packed),
+    #[cfg(target_arch = "x86_64")]
+    Tiled(Tiled),
+}
+
+impl Weights {
+    fn new(stored: StoredMatrix, on: &Compute) -> Result<Weights, DeviceError> {
+        if let Some(packed) = Packed::new(&stored, &on.pool)? {
+            return Ok(Weights::Packed(packed));
+        }
+        let operands = operands(stored.encoding(), on.bf16_activations);
+        #[cfg(target_arch = "x86_64")]
+        if operands == Operands::Bf16Pairs && on.isa() == Isa::Amx {
+            return Ok(Weights::Tiled(Tiled::new(&stored, &on.pool)?));
+        }
+        Ok(Weights::Stored(with_f8_divisor(stored)?, operands))
+    }
 }
 
 /// Activations `[tokens, cols]` that meet a matrix.
@@ -59,17 +81,10 @@ impl Matrix {
     /// Packs blocks on all threads; floats are only looked at when needed.
     pub(super) fn new(stored: StoredMatrix, compute: &Compute) -> Result<Matrix, DeviceError> {
         let (rows, cols) = (stored.rows(), stored.cols());
-        let weights = match Packed::new(&stored, &compute.pool)? {
-            Some(packed) => Weights::Packed(packed),
-            None => {
-                let operands = operands(stored.encoding(), compute.bf16_activations);
-                Weights::Stored(with_f8_divisor(stored)?, operands)
-            }
-        };
         Ok(Matrix {
             rows,
             cols,
-            weights,
+            weights: Weights::new(stored, compute)?,
         })
     }
 
@@ -94,6 +109,8 @@ impl Matrix {
                 }
             }
             Weights::Packed(packed) => packed.decode_row(row, out),
+            #[cfg(target_arch = "x86_64")]
+            Weights::Tiled(tiled) => tiled.decode_row(row, out),
         }
     }
 
@@ -102,6 +119,8 @@ impl Matrix {
         match &self.weights {
             Weights::Stored(stored, _) => stored.bytes(),
             Weights::Packed(packed) => packed.bytes(),
+            #[cfg(target_arch = "x86_64")]
+            Weights::Tiled(tiled) => tiled.bytes(),
         }
     }
 
@@ -143,12 +162,21 @@ impl Matrix {
                 });
             }
             Weights::Packed(packed) => {
-                let form = blocks::form(on.kernels.isa(), packed.layout());
+                let form = blocks::form(on.kernels.isa(), packed.layout(), tokens);
                 let x = Quantized::new(x, self.cols, form, on);
                 self.split(tokens, out, on, &|mut part| {
                     let bias = bias.map(|bias| &bias[part.first()..]);
                     let op = packed.from_row(part.first(), bias);
                     on.kernels.blocks(&op, &x, &mut part);
+                });
+            }
+            #[cfg(target_arch = "x86_64")]
+            Weights::Tiled(tiled) => {
+                let x = tiled.activations(x, self.cols);
+                self.split(tokens, out, on, &|mut part| {
+                    let bias = bias.map(|bias| &bias[part.first()..]);
+                    let op = tiled.from_row(part.first(), bias);
+                    on.kernels.tiles(&op, &x, &mut part);
                 });
             }
         }

@@ -9,17 +9,26 @@
 mod layout;
 mod lines;
 mod product;
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests;
+#[cfg(target_arch = "x86_64")]
+mod tiled;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 pub(in crate::cpu) use layout::{BlockLayout, Line, ROWS};
 
+#[cfg(target_arch = "x86_64")]
+use super::amx::tiles::Hardware;
 use super::columns::ColumnsMut;
 use crate::cpu::isa::Isa;
 use crate::cpu::matrix::activations::{Form, Quantized};
 use layout::{Q4, Q4K, Q6K, Q8};
 use lines::PortableLines;
 use product::groups;
+
+/// Tokens that fill enough of a tile to be worth it.
+const LEAST_TOKENS: usize = 12;
 
 /// Packed weights `[rows, cols]` and what their output numbers need.
 #[derive(Clone, Copy)]
@@ -86,14 +95,32 @@ entry_point!(
     8
 );
 
-/// How activations that meet `layout` are quantised.
-pub(in crate::cpu) fn form(isa: Isa, layout: BlockLayout) -> Form {
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn blocks_amx(op: &BlockWeights<'_>, x: &Quantized, out: &mut ColumnsMut<'_>) {
+    type Vnni = x86::Avx512Lines<true>;
+    // SAFETY: the caller's contract is the callee's.
+    unsafe {
+        match op.layout {
+            BlockLayout::Q8 => tiled::groups::<Hardware, Vnni, Q8>(op, x, out),
+            BlockLayout::Q4 => tiled::groups::<Hardware, Vnni, Q4>(op, x, out),
+            BlockLayout::Q4K => tiled::groups::<Hardware, Vnni, Q4K>(op, x, out),
+            BlockLayout::Q6K => groups::<Vnni, Q6K, 8>(op, x, out),
+        }
+    }
+}
+
+/// How so many tokens' activations that meet `layout` are quantised.
+pub(in crate::cpu) fn form(isa: Isa, layout: BlockLayout, tokens: usize) -> Form {
+    // Halves of blocks with scales of their own are too small for tiles.
+    let tiles = isa == Isa::Amx && tokens >= LEAST_TOKENS && layout.starts() == 1;
     Form {
         together: match isa {
             Isa::Portable | Isa::Avx2 => 2,
+            _ if tiles => 16,
             _ => 8,
         },
-        rows: false,
+        rows: tiles,
         offset: match (layout, isa) {
             // These take bytes minus 128.
             (BlockLayout::Q8, Isa::Portable | Isa::Avx2 | Isa::Avx512) => 0,
@@ -110,7 +137,7 @@ pub(in crate::cpu) fn form(isa: Isa, layout: BlockLayout) -> Form {
 pub(super) fn product(isa: Isa, op: &BlockWeights<'_>, x: &Quantized, out: &mut ColumnsMut<'_>) {
     let groups = out.width().div_ceil(ROWS);
     assert!(x.blocks() == op.blocks && x.tokens() == out.rows());
-    assert!(x.form() == form(isa, op.layout));
+    assert!(x.form() == form(isa, op.layout, out.rows()));
     assert!(op.lines.len() >= groups * op.blocks * op.layout.lines());
     assert!(op.scales.len() >= groups * op.layout.scale_bytes(op.blocks));
     assert!(
@@ -126,6 +153,8 @@ pub(super) fn product(isa: Isa, op: &BlockWeights<'_>, x: &Quantized, out: &mut 
             Isa::Avx2 => blocks_avx2(op, x, out),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => blocks_avx512(op, x, out),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx if x.form().rows => blocks_amx(op, x, out),
             #[cfg(target_arch = "x86_64")]
             _ => blocks_vnni(op, x, out),
             #[cfg(not(target_arch = "x86_64"))]

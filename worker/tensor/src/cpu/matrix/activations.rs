@@ -259,7 +259,7 @@ pub(in crate::cpu) fn to_bf16(x: &[f32]) -> Vec<bf16> {
 /// Nearest, ties to even; what is smaller than a normal number becomes zero, as
 /// processors' dot products take it. NaN stays NaN.
 #[inline(always)]
-fn round_to_bf16(x: f32) -> bf16 {
+pub(super) fn round_to_bf16(x: f32) -> bf16 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
     let magnitude = bits & 0x7fff_ffff;

@@ -14,7 +14,7 @@ const BLOCK: usize = 32;
 const STEPS: usize = 8;
 
 /// Weights whose rows are packed in sixteens; missing rows are zeros.
-pub(super) struct Packed {
+pub(in crate::cpu) struct Packed {
     layout: BlockLayout,
     /// Blocks of 32 in a row.
     blocks: usize,
@@ -36,7 +36,10 @@ fn layout(encoding: Encoding) -> Option<BlockLayout> {
 
 impl Packed {
     /// `None` if the encoding is not one of blocks.
-    pub(super) fn new(matrix: &StoredMatrix, pool: &Pool) -> Result<Option<Packed>, DeviceError> {
+    pub(in crate::cpu) fn new(
+        matrix: &StoredMatrix,
+        pool: &Pool,
+    ) -> Result<Option<Packed>, DeviceError> {
         let Some(layout) = layout(matrix.encoding()) else {
             return Ok(None);
         };
@@ -83,7 +86,7 @@ impl Packed {
     }
 
     /// From row `first` on, a multiple of [`ROWS`]; bias is those rows'.
-    pub(super) fn from_row<'a>(
+    pub(in crate::cpu) fn from_row<'a>(
         &'a self,
         first: usize,
         bias: Option<&'a [f32]>,
@@ -124,7 +127,7 @@ impl Packed {
     }
 }
 
-fn zeros<T: bytemuck::Zeroable>(len: usize) -> Result<Box<[T]>, DeviceError> {
+pub(super) fn zeros<T: bytemuck::Zeroable>(len: usize) -> Result<Box<[T]>, DeviceError> {
     bytemuck::allocation::try_zeroed_slice_box(len).map_err(|()| DeviceError::OutOfMemory {
         what: "packed weights",
         elements: len,

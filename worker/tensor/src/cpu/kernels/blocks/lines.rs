@@ -30,6 +30,10 @@ pub(super) trait Lines {
     unsafe fn dot_wide(sum: Self::Ints, weights: Self::Bytes, x: *const i8) -> Self::Ints;
     unsafe fn to_floats(ints: Self::Ints) -> Self::Floats;
 
+    unsafe fn store(bytes: Self::Bytes, line: *mut Line);
+    unsafe fn load_ints(ints: *const i32) -> Self::Ints;
+    unsafe fn add(a: Self::Ints, b: Self::Ints) -> Self::Ints;
+
     /// 16 bytes.
     unsafe fn load_u8(bytes: *const u8) -> Self::Floats;
     /// 16 signed bytes.
@@ -102,6 +106,22 @@ impl Lines for PortableLines {
     unsafe fn to_floats(ints: [i32; ROWS]) -> Portable {
         let floats = ints.map(|i| i as f32);
         unsafe { Portable::load_f32(floats.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(bytes: [u8; 64], line: *mut Line) {
+        unsafe { *line = Line(bytes) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_ints(ints: *const i32) -> [i32; ROWS] {
+        unsafe { ints.cast::<[i32; ROWS]>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn add(mut a: [i32; ROWS], b: [i32; ROWS]) -> [i32; ROWS] {
+        a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+        a
     }
 
     #[inline(always)]

@@ -123,7 +123,7 @@ unsafe fn dots<L: Lines, Q: Quants, const M: usize>(
 
 /// Scales and shifts one token's rows of a group, and writes them.
 #[inline(always)]
-unsafe fn finish<L: Lines>(
+pub(super) unsafe fn finish<L: Lines>(
     op: &BlockWeights<'_>,
     group: usize,
     sums: L::Floats,

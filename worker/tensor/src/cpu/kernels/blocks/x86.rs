@@ -109,6 +109,28 @@ impl Lines for Avx2Lines {
     }
 
     #[inline(always)]
+    unsafe fn store(bytes: Self::Bytes, line: *mut Line) {
+        unsafe {
+            let line = line.cast::<__m256i>();
+            _mm256_store_si256(line, bytes.0);
+            _mm256_store_si256(line.add(1), bytes.1);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_ints(ints: *const i32) -> Self::Ints {
+        unsafe {
+            let ints = ints.cast::<__m256i>();
+            (_mm256_loadu_si256(ints), _mm256_loadu_si256(ints.add(1)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: Self::Ints, b: Self::Ints) -> Self::Ints {
+        unsafe { (_mm256_add_epi32(a.0, b.0), _mm256_add_epi32(a.1, b.1)) }
+    }
+
+    #[inline(always)]
     unsafe fn load_u8(bytes: *const u8) -> Avx2 {
         unsafe {
             let bytes = _mm_loadu_si128(bytes.cast());
@@ -210,6 +232,21 @@ impl<const VNNI: bool> Lines for Avx512Lines<VNNI> {
     #[inline(always)]
     unsafe fn to_floats(ints: __m512i) -> Avx512 {
         unsafe { Avx512(_mm512_cvtepi32_ps(ints)) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(bytes: __m512i, line: *mut Line) {
+        unsafe { _mm512_store_si512(line.cast(), bytes) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_ints(ints: *const i32) -> __m512i {
+        unsafe { _mm512_loadu_si512(ints.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_add_epi32(a, b) }
     }
 
     #[inline(always)]
