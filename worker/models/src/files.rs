@@ -52,9 +52,9 @@ impl ModelFiles {
     }
 
     /// The GGUF file that this model is.
-    pub fn as_gguf(&self) -> Option<&GgufFile> {
+    pub(crate) fn gguf_file(&self) -> Option<Arc<GgufFile>> {
         match &self.0 {
-            Source::Gguf(_, file) => Some(file),
+            Source::Gguf(_, file) => Some(file.clone()),
             Source::Directory(_) | Source::Embedded(_) => None,
         }
     }

@@ -22,7 +22,7 @@ impl ModelFiles {
             add(name.as_bytes());
             add(&content);
         }
-        if let Some(file) = self.as_gguf() {
+        if let Some(file) = self.gguf_file() {
             add(file.header());
             for tensor in file.tensors_by_offset() {
                 add(&tensor[..tensor.len().min(EDGE)]);

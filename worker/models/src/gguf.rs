@@ -31,7 +31,7 @@ const MOST_DIMENSIONS: u32 = 4;
 const DEFAULT_ALIGNMENT: u64 = 32;
 
 /// A GGUF file, mapped.
-pub struct GgufFile {
+pub(crate) struct GgufFile {
     name: String,
     metadata: Metadata,
     tensors: HashMap<String, Tensor>,
@@ -54,7 +54,7 @@ struct Tensor {
 
 impl GgufFile {
     /// Reads the header of `file`; errors call it `name`.
-    pub fn open(name: impl Into<String>, file: Bytes) -> Result<GgufFile, LoadError> {
+    pub(crate) fn open(name: impl Into<String>, file: Bytes) -> Result<GgufFile, LoadError> {
         let name = name.into();
         let damaged = |reason: String| LoadError::Damaged {
             file: name.clone(),
@@ -101,6 +101,10 @@ impl GgufFile {
 
     /// What a Hugging Face checkpoint would have in the file `name`.
     pub(crate) fn small_file(&self, name: &str) -> Result<Option<Bytes>, LoadError> {
+        let tokenizer = ["tokenizer.json", "tokenizer_config.json"].contains(&name);
+        if tokenizer && self.metadata.text("tokenizer.ggml.model")?.is_none() {
+            return Ok(None);
+        }
         let json = match name {
             "config.json" => config::config(self)?,
             "generation_config.json" => config::generation_config(self)?,

@@ -28,6 +28,7 @@ pub use config::{
 pub use demo::demo;
 pub use error::LoadError;
 pub use files::{ModelFiles, TOKENIZER_FILES};
-pub use tensor::{Batch, BatchSequence, DeviceError, KvShape, KvValues};
-pub use gguf::GgufFile;
-pub use quantize::{Quantize, compressed};
+pub use quantize::Quantize;
+pub use tensor::{
+    Batch, BatchSequence, Bf16Activations, CpuOptions, DeviceError, Isa, KvShape, KvValues,
+};

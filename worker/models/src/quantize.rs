@@ -4,7 +4,7 @@
 //! the three forms of compressed-tensors that are published most. Both yield
 //! matrices in encodings that devices know.
 
-pub mod compressed;
+pub(crate) mod compressed;
 
 use std::fmt;
 use std::str::FromStr;
@@ -32,11 +32,11 @@ const ROUTERS: [&str; 3] = [
 impl Quantize {
     /// The weight called `name` as a device should hold it: vectors, rows that
     /// are no whole blocks, and what is quantised already stay as they are.
-    pub fn apply(self, name: &str, matrix: StoredMatrix) -> Result<StoredMatrix, LoadError> {
+    pub(crate) fn apply(self, name: &str, matrix: StoredMatrix) -> Result<StoredMatrix, LoadError> {
         let floats = matrix.encoding().block() == 1 && matrix.encoding() != Encoding::F8;
         let whole = matrix.cols().is_multiple_of(Encoding::Q8_0.block());
         let router = ROUTERS.iter().any(|router| name.ends_with(router));
-        if matrix.rows() == 1 || !floats || !whole || router {
+        if matrix.rows() == 1 || !name.ends_with(".weight") || !floats || !whole || router {
             return Ok(matrix);
         }
         let encoding = match self {
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn what_is_quantised_stays() {
         let quantized = floats(4, 64).quantize(Encoding::Q4_0).unwrap();
-        let kept = Quantize::Q8.apply("w", quantized).unwrap();
+        let kept = Quantize::Q8.apply("w.weight", quantized).unwrap();
         assert_eq!(kept.encoding(), Encoding::Q4_0);
     }
 

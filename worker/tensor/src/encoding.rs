@@ -14,7 +14,6 @@ use bytes::Bytes;
 use half::{bf16, f16};
 
 use crate::error::DeviceError;
-use crate::host::{DType, HostTensor};
 
 /// How the numbers of a matrix' row are stored, little endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -58,16 +57,6 @@ impl Encoding {
             Encoding::Q4_0 => 18,
             Encoding::Q4K => 144,
             Encoding::Q6K => 210,
-        }
-    }
-}
-
-impl From<DType> for Encoding {
-    fn from(dtype: DType) -> Encoding {
-        match dtype {
-            DType::F32 => Encoding::F32,
-            DType::Bf16 => Encoding::Bf16,
-            DType::F16 => Encoding::F16,
         }
     }
 }
@@ -145,6 +134,11 @@ impl StoredMatrix {
         self.data.len()
     }
 
+    /// Bytes of a row.
+    fn row_size(&self) -> usize {
+        self.cols / self.encoding.block() * self.encoding.block_bytes()
+    }
+
     pub(crate) fn row_scales(&self) -> Option<&[f32]> {
         self.row_scales.as_deref()
     }
@@ -154,8 +148,56 @@ impl StoredMatrix {
     /// # Panics
     /// If there are no such rows.
     pub(crate) fn row_bytes(&self, first: usize, count: usize) -> &[u8] {
-        let row = self.cols / self.encoding.block() * self.encoding.block_bytes();
+        let row = self.row_size();
         &self.data[first * row..(first + count) * row]
+    }
+
+    /// `count` rows from row `first` on, in the same memory.
+    ///
+    /// # Panics
+    /// If there are no such rows.
+    pub fn slice_rows(&self, first: usize, count: usize) -> StoredMatrix {
+        let rows = first..first + count;
+        let row = self.row_size();
+        StoredMatrix {
+            encoding: self.encoding,
+            rows: count,
+            cols: self.cols,
+            data: self.data.slice(rows.start * row..rows.end * row),
+            row_scales: self.row_scales.as_ref().map(|scales| scales[rows].to_vec()),
+        }
+    }
+
+    /// A copy of every `step`-th column from `first` on, as rows; in f32 if
+    /// columns are not stored apart.
+    pub fn transpose_columns(&self, first: usize, step: usize) -> StoredMatrix {
+        if self.encoding.block() > 1 || self.row_scales.is_some() {
+            let numbers = self.to_f32().into_iter().flat_map(f32::to_le_bytes);
+            let plain = StoredMatrix {
+                encoding: Encoding::F32,
+                data: numbers.collect::<Vec<u8>>().into(),
+                row_scales: None,
+                ..*self
+            };
+            return plain.transpose_columns(first, step);
+        }
+        let size = self.encoding.block_bytes();
+        let columns = (first..self.cols).step_by(step);
+        let rows = columns.len();
+        let mut data = Vec::with_capacity(rows * self.rows * size);
+        for column in columns {
+            for row in 0..self.rows {
+                let start = (row * self.cols + column) * size;
+                data.extend_from_slice(&self.data[start..start + size]);
+            }
+        }
+        StoredMatrix {
+            encoding: self.encoding,
+            rows,
+            cols: self.rows,
+            data: data.into(),
+            row_scales: None,
+        }
     }
 
     /// Writes row `row` into `out`, which is `cols` long.
@@ -188,18 +230,6 @@ impl StoredMatrix {
             }
         }
         out
-    }
-}
-
-impl From<HostTensor> for StoredMatrix {
-    fn from(tensor: HostTensor) -> StoredMatrix {
-        StoredMatrix {
-            encoding: tensor.dtype().into(),
-            rows: tensor.rows(),
-            cols: tensor.cols(),
-            data: tensor.data(),
-            row_scales: None,
-        }
     }
 }
 

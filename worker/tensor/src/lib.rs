@@ -12,7 +12,6 @@ mod cpu;
 mod device;
 mod encoding;
 mod error;
-mod host;
 mod kv_shape;
 mod ops;
 mod rope;
@@ -24,7 +23,6 @@ pub use cpu::{
 pub use device::Device;
 pub use encoding::{Encoding, StoredMatrix};
 pub use error::DeviceError;
-pub use host::{DType, HostTensor};
 pub use kv_shape::{KvShape, KvValues};
 pub use ops::{
     Activation, Attention, Columns, ExpertGroups, ExpertInput, RmsNorm, RotaryPairs, Rotation,

@@ -5,6 +5,7 @@ use tokenizers::Tokenizer;
 
 use super::*;
 mod file;
+mod model;
 
 use file::{File, model};
 

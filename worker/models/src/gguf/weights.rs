@@ -11,7 +11,7 @@ use crate::error::LoadError;
 impl GgufFile {
     /// The weight that a Hugging Face checkpoint calls `name`, as stored: a
     /// matrix of this shape, or a vector as a matrix of one row.
-    pub fn take(&self, name: &str, shape: &[usize]) -> Result<StoredMatrix, LoadError> {
+    pub(crate) fn take(&self, name: &str, shape: &[usize]) -> Result<StoredMatrix, LoadError> {
         let spec = &WeightSpec {
             name: name.to_owned(),
             shape: shape.to_vec(),
@@ -22,10 +22,7 @@ impl GgufFile {
         };
         let place = source(architecture, &spec.name).ok_or_else(missing)?;
         let tensor = self.tensors.get(&place.name).ok_or_else(missing)?;
-        let (rows, cols) = match spec.shape[..] {
-            [rows, cols] => (rows, cols),
-            _ => (1, spec.shape.iter().product()),
-        };
+        let (rows, cols) = spec.matrix_shape();
         self.check_shape(spec, &place, tensor)?;
         let encoding = encoding(tensor.kind).ok_or_else(|| LoadError::Unsupported {
             what: format!("type {} of tensor {}", tensor.kind, place.name),
@@ -45,7 +42,7 @@ impl GgufFile {
     }
 
     /// Whether there is a weight that a Hugging Face checkpoint calls `name`.
-    pub fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.architecture().is_ok_and(|architecture| {
             source(architecture, name).is_some_and(|place| self.tensors.contains_key(&place.name))
         })

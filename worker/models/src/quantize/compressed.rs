@@ -23,14 +23,14 @@ const BLOCK: usize = 32;
 const IN_WORD: usize = 8;
 
 /// A tensor as it is in a file.
-pub struct Raw {
-    pub dtype: Dtype,
-    pub shape: Vec<usize>,
-    pub data: Bytes,
+pub(crate) struct Raw {
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) data: Bytes,
 }
 
 /// Fails if a model's `quantization_config` is one that [`weight`] doesn't read.
-pub fn check(config: &Value) -> Result<(), LoadError> {
+pub(crate) fn check(config: &Value) -> Result<(), LoadError> {
     let unsupported = |what: String, supported: String| LoadError::Unsupported { what, supported };
     let text = |value: &Value, field: &str| {
         let text = value.get(field).and_then(Value::as_str);
@@ -64,7 +64,7 @@ pub fn check(config: &Value) -> Result<(), LoadError> {
 
 /// The matrix `name`, which ends in `.weight`, if it is quantised. `find` looks
 /// up tensors by their names in the file.
-pub fn weight(
+pub(crate) fn weight(
     name: &str,
     shape: (usize, usize),
     find: &dyn Fn(&str) -> Option<Raw>,

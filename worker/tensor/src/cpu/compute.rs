@@ -19,7 +19,7 @@ pub struct CpuOptions {
 
 impl CpuOptions {
     /// The processor's best kernels, and exact activations.
-    pub fn new(threads: usize) -> CpuOptions {
+    pub const fn new(threads: usize) -> CpuOptions {
         CpuOptions {
             threads,
             isa: None,
@@ -33,6 +33,23 @@ pub struct Compute {
     pub(super) kernels: Kernels,
     pub(super) pool: Pool,
     pub(super) bf16_activations: Bf16Activations,
+}
+
+/// Kernels, and threads if there are several that may be used.
+#[derive(Clone, Copy)]
+pub(super) struct On<'a> {
+    pub(super) kernels: Kernels,
+    pub(super) pool: Option<&'a Pool>,
+}
+
+impl On<'_> {
+    /// Calls `compute` once with each number below `parts`.
+    pub(super) fn run(self, parts: usize, compute: &(dyn Fn(usize) + Sync)) {
+        match self.pool {
+            Some(pool) => pool.run(parts, compute),
+            None => (0..parts).for_each(compute),
+        }
+    }
 }
 
 impl Compute {
@@ -58,19 +75,19 @@ impl Compute {
         Matrix::new(stored, self)
     }
 
-    /// Calls `compute` once with each number below `parts`, on all threads.
-    pub fn run(&self, parts: usize, compute: &(dyn Fn(usize) + Sync)) {
-        self.pool.run(parts, compute);
+    /// On all threads.
+    pub(super) fn all(&self) -> On<'_> {
+        On {
+            kernels: self.kernels,
+            pool: Some(&self.pool).filter(|pool| pool.threads() > 1),
+        }
     }
 
-    /// Calls `compute` once with each chunk of `width` numbers and its number,
-    /// on all threads.
-    pub fn chunks(
-        &self,
-        out: &mut [f32],
-        width: usize,
-        compute: &(dyn Fn(usize, &mut [f32]) + Sync),
-    ) {
-        self.pool.chunks(out, width, compute);
+    /// On the caller's thread alone.
+    pub(super) fn alone(&self) -> On<'_> {
+        On {
+            kernels: self.kernels,
+            pool: None,
+        }
     }
 }

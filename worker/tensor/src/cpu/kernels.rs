@@ -26,24 +26,12 @@ use half::bf16;
 use super::isa::{Isa, IsaError};
 use super::matrix::activations::{GroupMut, Quantized};
 use crate::error::DeviceError;
-use crate::host::DType;
 use blocks::BlockWeights;
 use lanes::{Bf16, Bf16Pairs, F8, F16, F32, Portable, Widened};
 use peaks::Numbers;
 
 /// A product of activations `[tokens, k]` and the transpose of weights
 /// `[rows, k]`; tokens and rows are those of the output.
-pub(super) struct Matmul<'a> {
-    pub k: usize,
-    pub x: &'a [f32],
-    /// Row-major numbers of `dtype`, little endian.
-    pub w: &'a [u8],
-    pub dtype: DType,
-    /// `[rows]`
-    pub bias: Option<&'a [f32]>,
-}
-
-/// The same of any floats.
 pub(super) struct FloatProduct<'a> {
     pub k: usize,
     /// Row-major.
@@ -191,23 +179,6 @@ impl Kernels {
             quantize_bf16,
             group
         )
-    }
-
-    /// Computes the output's columns; weights and bias are those columns' rows.
-    pub(super) fn matmul(self, op: &Matmul<'_>, out: &mut ColumnsMut<'_>) {
-        let op = FloatProduct {
-            k: op.k,
-            x: bytemuck::cast_slice(op.x),
-            w: op.w,
-            operands: match op.dtype {
-                DType::F32 => Operands::F32,
-                DType::Bf16 => Operands::Bf16,
-                DType::F16 => Operands::F16,
-            },
-            row_scales: None,
-            bias: op.bias,
-        };
-        self.floats(&op, out);
     }
 
     /// Computes the output's columns; weights, scales and bias are those

@@ -12,7 +12,7 @@ mod tests;
 #[cfg(target_arch = "x86_64")]
 mod tiled;
 
-use super::compute::Compute;
+use super::compute::{Compute, On};
 #[cfg(target_arch = "x86_64")]
 use super::isa::Isa;
 use super::kernels::blocks::ROWS;
@@ -131,6 +131,15 @@ impl Matrix {
         out: &mut [f32],
         on: &Compute,
     ) -> Result<(), DeviceError> {
+        self.product_on(activations, out, on.all())
+    }
+
+    pub(super) fn product_on(
+        &self,
+        activations: Activations<'_>,
+        out: &mut [f32],
+        on: On<'_>,
+    ) -> Result<(), DeviceError> {
         let Activations { x, tokens, bias } = activations;
         DeviceError::at_least("linear input", x.len(), tokens * self.cols)?;
         DeviceError::at_least("linear output", out.len(), tokens * self.rows)?;
@@ -189,16 +198,17 @@ impl Matrix {
         &self,
         tokens: usize,
         out: ColumnsMut<'_>,
-        on: &Compute,
+        on: On<'_>,
         compute: &(dyn Fn(ColumnsMut<'_>) + Sync),
     ) {
-        if tokens * self.rows * self.cols < PARALLEL_WORK {
+        let worth = tokens * self.rows * self.cols >= PARALLEL_WORK;
+        let Some(pool) = on.pool.filter(|_| worth) else {
             return compute(out);
-        }
-        let parts = on.pool.threads() * PARTS_PER_THREAD;
+        };
+        let parts = pool.threads() * PARTS_PER_THREAD;
         // Whole cache lines of a row, and whole groups of packed rows.
         let width = self.rows.div_ceil(parts).next_multiple_of(ROWS);
-        out.split_on(&on.pool, width, compute);
+        out.split(pool, width, compute);
     }
 }
 

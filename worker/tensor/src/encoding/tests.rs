@@ -137,3 +137,30 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn slices_rows_and_transposes_columns() {
+    let data: Vec<u8> = (0..12).flat_map(|v| (v as f32).to_le_bytes()).collect();
+    let matrix = StoredMatrix::new(Encoding::F32, (3, 4), data.into()).unwrap();
+    let rows = matrix.slice_rows(1, 2);
+    assert_eq!((rows.rows(), rows.cols()), (2, 4));
+    assert_eq!(rows.to_f32(), [4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0]);
+    let odd = matrix.transpose_columns(1, 2);
+    assert_eq!((odd.rows(), odd.cols()), (2, 3));
+    assert_eq!(odd.to_f32(), [1.0, 5.0, 9.0, 3.0, 7.0, 11.0]);
+}
+
+#[test]
+fn blocks_and_scaled_rows_are_cut_like_floats() {
+    let data: Vec<u8> = numbers(1, 3 * 64)
+        .iter()
+        .flat_map(|x| x.to_le_bytes())
+        .collect();
+    let floats = StoredMatrix::new(Encoding::F32, (3, 64), data.into()).unwrap();
+    let blocks = floats.quantize(Encoding::Q8_0).unwrap();
+    let scaled = blocks.with_row_scales(vec![1.0, 2.0, 3.0]).unwrap();
+    let all = scaled.to_f32();
+    assert_eq!(scaled.slice_rows(1, 2).to_f32(), all[64..]);
+    let columns = scaled.transpose_columns(5, 32).to_f32();
+    assert_eq!(columns, [5, 69, 133, 37, 101, 165].map(|i: usize| all[i]));
+}

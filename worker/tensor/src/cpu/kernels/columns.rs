@@ -2,8 +2,6 @@
 
 use std::marker::PhantomData;
 
-use rayon::prelude::*;
-
 use crate::cpu::pool::Pool;
 
 /// Some neighbouring columns of a matrix, alone held by who has this.
@@ -34,21 +32,9 @@ impl<'a> ColumnsMut<'a> {
         }
     }
 
-    /// The same in parts of `width` columns, the last perhaps narrower.
-    pub(in crate::cpu) fn split(
-        self,
-        width: usize,
-    ) -> impl IndexedParallelIterator<Item = ColumnsMut<'a>> {
-        let whole = Shared(self);
-        (0..whole.columns().div_ceil(width))
-            .into_par_iter()
-            // SAFETY: a parallel range yields each part's number once.
-            .map(move |part| unsafe { whole.part(part, width) })
-    }
-
     /// Calls `compute` with parts of `width` columns, the last perhaps narrower,
     /// on the pool's threads.
-    pub(in crate::cpu) fn split_on(
+    pub(in crate::cpu) fn split(
         self,
         pool: &Pool,
         width: usize,

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use half::bf16;
 
-use crate::cpu::compute::Compute;
+use crate::cpu::compute::On;
 
 /// Numbers of a row that share a scale.
 const BLOCK: usize = 32;
@@ -58,7 +58,7 @@ pub(in crate::cpu) struct TokenGroup<'a> {
 
 impl Quantized {
     /// Of `x`, `[tokens, k]`; a last block is filled up with zeros.
-    pub(in crate::cpu) fn new(x: &[f32], k: usize, form: Form, on: &Compute) -> Quantized {
+    pub(in crate::cpu) fn new(x: &[f32], k: usize, form: Form, on: On<'_>) -> Quantized {
         let tokens = x.len().checked_div(k).unwrap_or(0);
         let room = if form.rows {
             tokens.next_multiple_of(form.together)
@@ -84,7 +84,7 @@ impl Quantized {
         if x.len() < PARALLEL_NUMBERS {
             (0..groups.len()).for_each(quantize);
         } else {
-            on.pool.run(groups.len(), &quantize);
+            on.run(groups.len(), &quantize);
         }
         drop(groups);
         quantized
@@ -275,7 +275,7 @@ pub(super) fn round_to_bf16(x: f32) -> bf16 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::compute::CpuOptions;
+    use crate::cpu::compute::{Compute, CpuOptions};
     use crate::cpu::testing::numbers;
 
     const FORM: Form = Form {
@@ -287,7 +287,7 @@ mod tests {
 
     fn quantized(x: &[f32], k: usize) -> Quantized {
         let on = Compute::new(&CpuOptions::new(1)).unwrap();
-        Quantized::new(x, k, FORM, &on)
+        Quantized::new(x, k, FORM, on.alone())
     }
 
     #[test]

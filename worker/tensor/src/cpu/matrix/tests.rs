@@ -155,7 +155,9 @@ proptest! {
             let found = product(&matrix, &x, Some(&bias), &on);
             for (found, exact) in found.iter().zip(&exact) {
                 let error = (f64::from(*found) - exact).abs();
-                prop_assert!(error < 1e-5 * largest, "{isa} {encoding:?}: {found} {exact}");
+                // Minima cancel most of what scales add up to.
+                let bound = if encoding == Encoding::Q4K { 1e-4 } else { 1e-5 };
+                prop_assert!(error < bound * largest, "{isa} {encoding:?}: {found} {exact}");
             }
             if !tiles {
                 let oracle = oracle.get_or_insert_with(|| found.clone());
