@@ -175,7 +175,7 @@ impl Matrix {
                 let x = Quantized::new(x, self.cols, form, on);
                 self.split(tokens, out, on, &|mut part| {
                     let bias = bias.map(|bias| &bias[part.first()..]);
-                    let op = packed.from_row(part.first(), bias);
+                    let op = packed.rows_from(part.first(), bias);
                     on.kernels.blocks(&op, &x, &mut part);
                 });
             }
@@ -184,7 +184,7 @@ impl Matrix {
                 let x = tiled.activations(x, self.cols);
                 self.split(tokens, out, on, &|mut part| {
                     let bias = bias.map(|bias| &bias[part.first()..]);
-                    let op = tiled.from_row(part.first(), bias);
+                    let op = tiled.rows_from(part.first(), bias);
                     on.kernels.tiles(&op, &x, &mut part);
                 });
             }

@@ -86,7 +86,7 @@ impl Packed {
     }
 
     /// From row `first` on, a multiple of [`ROWS`]; bias is those rows'.
-    pub(in crate::cpu) fn from_row<'a>(
+    pub(in crate::cpu) fn rows_from<'a>(
         &'a self,
         first: usize,
         bias: Option<&'a [f32]>,
@@ -108,7 +108,7 @@ impl Packed {
 
     /// Writes a row as the numbers that it stands for.
     pub(super) fn decode_row(&self, row: usize, out: &mut [f32]) {
-        let weights = self.from_row(row / ROWS * ROWS, None);
+        let weights = self.rows_from(row / ROWS * ROWS, None);
         for (block, out) in out.chunks_mut(BLOCK).enumerate() {
             let lines = &weights.lines[block * self.layout.lines()..];
             let scales = Scales {

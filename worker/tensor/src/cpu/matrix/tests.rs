@@ -88,8 +88,11 @@ fn rounded(encoding: Encoding, bf16_activations: Bf16Activations, x: &[f32]) -> 
             .chunks(32)
             .flat_map(|block| {
                 let largest = block.iter().fold(0.0f32, |max, x| max.max(x.abs()));
-                let scale = f64::from(largest / 127.0);
-                let quant = move |&x: &f32| (f64::from(x) / scale).round_ties_even() * scale;
+                // As the kernels say it, since ties may fall to either side.
+                let scale = largest / 127.0;
+                let inverse = scale.recip();
+                let quant =
+                    move |&x: &f32| f64::from((x * inverse).round_ties_even()) * f64::from(scale);
                 block.iter().map(quant).collect::<Vec<_>>()
             })
             .collect(),

@@ -58,7 +58,7 @@ impl Tiled {
     }
 
     /// From row `first` on, a multiple of [`ROWS`]; bias is those rows'.
-    pub(in crate::cpu) fn from_row<'a>(
+    pub(in crate::cpu) fn rows_from<'a>(
         &'a self,
         first: usize,
         bias: Option<&'a [f32]>,

@@ -151,7 +151,7 @@ fn run(case: &Case, x: &[f32]) -> Vec<f32> {
     let tiled = Tiled::new(&case.stored, &on.pool).unwrap();
     let x = tiled.activations(x, case.cols);
     let mut out = vec![f32::NAN; x.len() / case.cols.next_multiple_of(32) * case.rows];
-    let op = tiled.from_row(0, Some(&case.bias));
+    let op = tiled.rows_from(0, Some(&case.bias));
     let mut columns = ColumnsMut::whole(&mut out, case.rows);
     op.check(&x, &columns);
     unsafe { floats::product::<Software>(&op, &x, &mut columns) };

@@ -31,7 +31,7 @@ proptest! {
         let packed = Packed::new(&stored, &on.pool).unwrap().unwrap();
         let x = numbers(seed + 1, tokens * cols);
         let bias = numbers(seed + 2, rows);
-        let op = packed.from_row(0, Some(&bias));
+        let op = packed.rows_from(0, Some(&bias));
 
         let mut expected = vec![f32::NAN; tokens * rows];
         let quantized = Quantized::new(&x, cols, form(Isa::Portable, op.layout, tokens), on.alone());
