@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, FromArgMatches};
+use models::{Isa, Quantize};
 use runtime::config::{ByteSize, Check, HumanDuration};
 use runtime::membership::etcd;
 
@@ -30,9 +31,9 @@ pub struct Config {
     #[arg(long, value_name = "HOST:PORT")]
     pub advertise: Option<String>,
 
-    /// Directory of a Llama-family checkpoint in Hugging Face layout, or demo
-    /// for the embedded model
-    #[arg(long, value_name = "DIR|demo", default_value = "demo")]
+    /// Directory of a checkpoint in Hugging Face layout, a file that ends in
+    /// .gguf, or demo for the embedded model
+    #[arg(long, value_name = "DIR|FILE|demo", default_value = "demo")]
     pub model: ModelSource,
 
     /// Name of the model in requests. Default: the directory's name
@@ -57,6 +58,21 @@ pub struct Config {
     /// machine give each its share
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
+
+    /// Instruction set to compute with: portable, avx2, avx512, avx512-vnni,
+    /// avx512-bf16 or amx. Default: the largest of this processor
+    #[arg(long, value_name = "NAME")]
+    pub cpu_isa: Option<Isa>,
+
+    /// Activations that meet weights in bf16: rounded to bf16, which is faster,
+    /// or exact
+    #[arg(long, value_enum, default_value = "rounded")]
+    pub bf16_activations: Bf16,
+
+    /// Quantise weights on load to 8 or 4 bits: less memory, faster decode, and
+    /// less precise
+    #[arg(long, value_name = "q8|q4")]
+    pub quantize: Option<Quantize>,
 
     /// Memory for KV blocks. All sequences that run at a time share it, and
     /// what they leave caches prefixes; not used by --device sim
@@ -111,12 +127,22 @@ pub struct Config {
     pub etcd: etcd::RegisterConfig,
 }
 
+/// How precise activations are that meet weights in bf16.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Bf16 {
+    /// As precise as the weights
+    Rounded,
+    /// f32
+    Exact,
+}
+
 /// Where a model comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelSource {
     /// Embedded in the binary.
     Demo,
     Directory(PathBuf),
+    Gguf(PathBuf),
 }
 
 /// What a worker is for.
@@ -145,6 +171,7 @@ impl std::str::FromStr for ModelSource {
     fn from_str(text: &str) -> Result<ModelSource, Self::Err> {
         Ok(match text {
             "demo" => ModelSource::Demo,
+            file if file.ends_with(".gguf") => ModelSource::Gguf(file.into()),
             directory => ModelSource::Directory(directory.into()),
         })
     }
@@ -154,7 +181,9 @@ impl std::fmt::Display for ModelSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             ModelSource::Demo => f.write_str("demo"),
-            ModelSource::Directory(path) => write!(f, "{}", path.display()),
+            ModelSource::Directory(path) | ModelSource::Gguf(path) => {
+                write!(f, "{}", path.display())
+            }
         }
     }
 }

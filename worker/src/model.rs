@@ -6,10 +6,12 @@ use std::path::Path;
 
 use bytes::Bytes;
 use engine::{RunError, Runner, SimConfig, SimRunner};
-use models::{DeviceError, LoadError, LoadOptions, ModelConfig, ModelFiles};
+use models::{
+    Bf16Activations, CpuOptions, DeviceError, LoadError, LoadOptions, ModelConfig, ModelFiles,
+};
 use runtime::config::ByteSize;
 
-use crate::config::{Config, Device, ModelSource};
+use crate::config::{Bf16, Config, Device, ModelSource};
 use crate::model_runner::ModelRunner;
 use limited::Limited;
 
@@ -48,6 +50,7 @@ pub fn load(config: &Config) -> Result<LoadedModel, ModelError> {
     let files = match &config.model {
         ModelSource::Demo => models::demo(),
         ModelSource::Directory(path) => ModelFiles::directory(path),
+        ModelSource::Gguf(path) => ModelFiles::gguf(path)?,
     };
     let model = ModelConfig::read(&files)?;
     let (runner, fingerprint) = match config.device {
@@ -78,7 +81,15 @@ fn cpu(
         return Err(ModelError::TooLong { asked, limit });
     }
     let options = LoadOptions {
-        threads: config.threads.unwrap_or_else(all_cpus),
+        cpu: CpuOptions {
+            threads: config.threads.unwrap_or_else(all_cpus),
+            isa: config.cpu_isa,
+            bf16_activations: match config.bf16_activations {
+                Bf16::Rounded => Bf16Activations::Rounded,
+                Bf16::Exact => Bf16Activations::Exact,
+            },
+        },
+        quantize: config.quantize,
         block_size: config.block_size,
         total_blocks: total_blocks(config, model)?,
     };
@@ -144,6 +155,7 @@ fn name(config: &Config) -> String {
         (Some(name), _) => name.clone(),
         (None, ModelSource::Demo) => DEMO_NAME.to_owned(),
         (None, ModelSource::Directory(path)) => of_directory(path),
+        (None, ModelSource::Gguf(path)) => of_directory(&path.with_extension("")),
     }
 }
 

@@ -1,6 +1,6 @@
 //! A causal language model on some device, whatever its family.
 
-use tensor::{Batch, CpuDevice, DeviceError, KvShape};
+use tensor::{Batch, CpuDevice, CpuOptions, DeviceError, KvShape};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::{AttentionConfig, ModelConfig};
@@ -8,6 +8,7 @@ use crate::decoder::Decoder;
 use crate::error::LoadError;
 use crate::files::ModelFiles;
 use crate::parts::{GroupedAttention, LatentAttention};
+use crate::quantize::Quantize;
 
 /// A loaded model and the KV pool that its sequences live in.
 pub trait CausalLm: Send {
@@ -35,18 +36,20 @@ pub trait CausalLm: Send {
 /// How to run a model.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
-    /// Threads that compute.
-    pub threads: usize,
+    pub cpu: CpuOptions,
+    /// What weights that are floats become; `None`: they stay.
+    pub quantize: Option<Quantize>,
     /// Tokens in a KV block.
     pub block_size: usize,
     pub total_blocks: usize,
 }
 
-/// Loads a model on the CPU. Weights stay in the files they are mapped from.
+/// Loads a model on the CPU. Floats stay in the files they are mapped from, unless
+/// they are quantised; quantised weights are packed.
 pub fn load(files: &ModelFiles, options: &LoadOptions) -> Result<Box<dyn CausalLm>, LoadError> {
     let config = ModelConfig::read(files)?;
-    let checkpoint = Checkpoint::open(files)?;
-    let device = CpuDevice::new(options.threads)?;
+    let checkpoint = Checkpoint::open(files)?.quantized(options.quantize);
+    let device = CpuDevice::new(&options.cpu)?;
     let kv = config.kv_shape(options.block_size, options.total_blocks);
     Ok(match config.attention.clone() {
         AttentionConfig::Grouped(heads) => Box::new(Decoder::<_, GroupedAttention<_>>::load(

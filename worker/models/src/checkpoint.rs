@@ -1,4 +1,5 @@
-//! Weights in safetensors files: one file, or shards and their index.
+//! Weights in safetensors files, one or several with an index, or in a GGUF
+//! file.
 //!
 //! A weight is asked for by name and shape; here is the one place that finds,
 //! checks and hands out tensors, so that a shard plan can cut them here.
@@ -7,14 +8,17 @@
 mod tests;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 use serde_json::Value;
-use tensor::{DType, HostTensor};
+use tensor::{Encoding, StoredMatrix};
 
 use crate::error::LoadError;
 use crate::files::ModelFiles;
+use crate::gguf::GgufFile;
+use crate::quantize::{Quantize, compressed};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -23,7 +27,14 @@ const LENGTH: usize = 8;
 
 /// A checkpoint's files, mapped.
 pub(crate) struct Checkpoint {
-    shards: Vec<Shard>,
+    weights: Weights,
+    /// What matrices of floats become.
+    quantize: Option<Quantize>,
+}
+
+enum Weights {
+    Safetensors(Vec<Shard>),
+    Gguf(Arc<GgufFile>),
 }
 
 /// A weight that a model asks for: a matrix `[rows, cols]`, or a vector.
@@ -50,6 +61,15 @@ impl WeightSpec {
 }
 
 impl WeightSpec {
+    /// Rows and columns: one of more than two dimensions is a matrix of the last,
+    /// a vector one of one row.
+    pub(crate) fn matrix_shape(&self) -> (usize, usize) {
+        match &self.shape[..] {
+            [outer @ .., cols] => (outer.iter().product(), *cols),
+            [] => (1, 1),
+        }
+    }
+
     fn other_dtype(&self, found: Dtype, supported: &str) -> LoadError {
         LoadError::Unsupported {
             what: format!("dtype {found} of tensor {}", self.name),
@@ -69,6 +89,12 @@ pub(crate) struct Shard {
 impl Checkpoint {
     /// Maps the files and reads their headers.
     pub(crate) fn open(files: &ModelFiles) -> Result<Checkpoint, LoadError> {
+        if let Some(file) = files.gguf_file() {
+            return Ok(Checkpoint {
+                weights: Weights::Gguf(file),
+                quantize: None,
+            });
+        }
         let names = match files.read_optional(INDEX)? {
             Some(index) => shard_names(&index)?,
             None => BTreeSet::from([SINGLE.to_owned()]),
@@ -77,31 +103,70 @@ impl Checkpoint {
             .iter()
             .map(|name| Shard::open(name, files.map(name)?))
             .collect::<Result<_, _>>()?;
-        Ok(Checkpoint { shards })
+        Ok(Checkpoint {
+            weights: Weights::Safetensors(shards),
+            quantize: None,
+        })
+    }
+
+    /// The same, whose weights are quantised when they are taken.
+    pub(crate) fn quantized(self, quantize: Option<Quantize>) -> Checkpoint {
+        Checkpoint { quantize, ..self }
     }
 
     pub(crate) fn shards(&self) -> &[Shard] {
-        &self.shards
+        match &self.weights {
+            Weights::Safetensors(shards) => shards,
+            Weights::Gguf(_) => &[],
+        }
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.find(name).is_some()
+        match &self.weights {
+            Weights::Safetensors(_) => self.find(name).is_some(),
+            Weights::Gguf(file) => file.has(name),
+        }
     }
 
     /// A weight; one of more than two dimensions is a matrix of the last.
-    pub(crate) fn take(&self, spec: &WeightSpec) -> Result<HostTensor, LoadError> {
+    pub(crate) fn take(&self, spec: &WeightSpec) -> Result<StoredMatrix, LoadError> {
+        let matrix = match &self.weights {
+            Weights::Gguf(file) => file.take(&spec.name, &spec.shape)?,
+            Weights::Safetensors(_) => match self.compressed(spec)? {
+                Some(matrix) => matrix,
+                None => self.floats(spec)?,
+            },
+        };
+        match self.quantize {
+            Some(quantize) if spec.shape.len() == 2 => quantize.apply(&spec.name, matrix),
+            _ => Ok(matrix),
+        }
+    }
+
+    fn floats(&self, spec: &WeightSpec) -> Result<StoredMatrix, LoadError> {
         let (info, data) = self.checked(spec)?;
-        let dtype = match info.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::BF16 => DType::Bf16,
-            Dtype::F16 => DType::F16,
+        let encoding = match info.dtype {
+            Dtype::F32 => Encoding::F32,
+            Dtype::BF16 => Encoding::Bf16,
+            Dtype::F16 => Encoding::F16,
             other => return Err(spec.other_dtype(other, "F32, BF16, F16")),
         };
-        let (rows, cols) = match &spec.shape[..] {
-            [outer @ .., cols] => (outer.iter().product(), *cols),
-            [] => (1, 1),
-        };
-        Ok(HostTensor::new(dtype, rows, cols, data)?)
+        Ok(StoredMatrix::new(encoding, spec.matrix_shape(), data)?)
+    }
+
+    /// A matrix in the form of compressed-tensors, if it is in one.
+    fn compressed(&self, spec: &WeightSpec) -> Result<Option<StoredMatrix>, LoadError> {
+        if spec.shape.len() != 2 || !spec.name.ends_with(".weight") {
+            return Ok(None);
+        }
+        compressed::weight(&spec.name, spec.matrix_shape(), &|name| {
+            let (shard, info) = self.find(name)?;
+            Some(compressed::Raw {
+                dtype: info.dtype,
+                shape: info.shape.clone(),
+                data: shard.tensor(info.data_offsets),
+            })
+        })
     }
 
     /// A tensor of bytes, whose meaning is the caller's.
@@ -132,7 +197,7 @@ impl Checkpoint {
 
     fn find(&self, name: &str) -> Option<(&Shard, &TensorInfo)> {
         let in_shard = |shard| Some((shard, Shard::info(shard, name)?));
-        self.shards.iter().find_map(in_shard)
+        self.shards().iter().find_map(in_shard)
     }
 }
 

@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::config::ModelConfig;
 use crate::config::fields::Fields;
 use crate::error::LoadError;
+use crate::quantize::compressed;
 
 type Describe = fn(&Fields<'_>) -> Result<ModelConfig, LoadError>;
 
@@ -70,13 +71,17 @@ pub(crate) fn describe(fields: &Fields<'_>) -> Result<ModelConfig, LoadError> {
     Ok(config)
 }
 
-/// Only gpt-oss has quantised weights of a kind there is code for; it looks at
-/// them itself.
+/// gpt-oss has quantised weights of its own kind, and looks at them itself; all
+/// others may have those of compressed-tensors.
 fn refuse_quantization(fields: &Fields<'_>, architecture: &str) -> Result<(), LoadError> {
     match quantization(fields) {
+        Some("compressed-tensors") => match fields.get("quantization_config") {
+            Some(config) => compressed::check(config),
+            None => Ok(()),
+        },
         Some(method) if architecture != "GptOssForCausalLM" => Err(unsupported(
             format!("quantization_config ({method})"),
-            "weights of f32, bf16 or f16",
+            "weights of f32, bf16 or f16, and compressed-tensors",
         )),
         _ => Ok(()),
     }

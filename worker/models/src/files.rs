@@ -3,10 +3,12 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::error::LoadError;
+use crate::gguf::GgufFile;
 use crate::mmap;
 
 /// What a router needs to render and tokenise for a model; not every model has
@@ -19,20 +21,42 @@ pub const TOKENIZER_FILES: [&str; 5] = [
     "chat_template.jinja",
 ];
 
-/// A model's files: a checkpoint folder in the Hugging Face layout, or files
-/// that are part of the binary.
-#[derive(Clone, Debug)]
+/// A model's files: a checkpoint folder in the Hugging Face layout, a GGUF file,
+/// which reads as one, or files that are part of the binary.
+#[derive(Clone)]
 pub struct ModelFiles(Source);
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 enum Source {
     Directory(PathBuf),
+    Gguf(PathBuf, Arc<GgufFile>),
     Embedded(&'static [(&'static str, &'static [u8])]),
 }
 
 impl ModelFiles {
     pub fn directory(path: impl Into<PathBuf>) -> ModelFiles {
         ModelFiles(Source::Directory(path.into()))
+    }
+
+    /// Maps a GGUF file and reads its header.
+    pub fn gguf(path: impl Into<PathBuf>) -> Result<ModelFiles, LoadError> {
+        let path = path.into();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let file = mmap::map(&path).map_err(|source| LoadError::Read {
+            model: path.display().to_string(),
+            file: name.to_string(),
+            source,
+        })?;
+        let file = GgufFile::open(name, file)?;
+        Ok(ModelFiles(Source::Gguf(path, Arc::new(file))))
+    }
+
+    /// The GGUF file that this model is.
+    pub(crate) fn gguf_file(&self) -> Option<Arc<GgufFile>> {
+        match &self.0 {
+            Source::Gguf(_, file) => Some(file.clone()),
+            Source::Directory(_) | Source::Embedded(_) => None,
+        }
     }
 
     /// Pairs of name and content.
@@ -77,6 +101,7 @@ impl ModelFiles {
                 .iter()
                 .find(|(file, _)| *file == name)
                 .map(|(_, content)| Bytes::from_static(content))),
+            Source::Gguf(_, file) => file.small_file(name),
             Source::Directory(path) => match load(path.join(name)) {
                 Ok(content) => Ok(Some(content)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -97,10 +122,16 @@ impl ModelFiles {
     }
 }
 
+impl fmt::Debug for ModelFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ModelFiles({self})")
+    }
+}
+
 impl fmt::Display for ModelFiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Source::Directory(path) => write!(f, "{}", path.display()),
+            Source::Directory(path) | Source::Gguf(path, _) => write!(f, "{}", path.display()),
             Source::Embedded(_) => f.write_str("the embedded model"),
         }
     }

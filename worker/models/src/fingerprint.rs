@@ -22,6 +22,14 @@ impl ModelFiles {
             add(name.as_bytes());
             add(&content);
         }
+        if let Some(file) = self.gguf_file() {
+            add(file.header());
+            for tensor in file.tensors_by_offset() {
+                add(&tensor[..tensor.len().min(EDGE)]);
+                add(&tensor[tensor.len().saturating_sub(EDGE)..]);
+            }
+            return Ok(hasher.finalize().to_hex().to_string());
+        }
         for shard in Checkpoint::open(self)?.shards() {
             add(shard.header());
             for tensor in shard.tensors_by_offset() {

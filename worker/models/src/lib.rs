@@ -15,8 +15,10 @@ mod error;
 mod families;
 mod files;
 mod fingerprint;
+mod gguf;
 mod mmap;
 mod parts;
+mod quantize;
 
 pub use causal_lm::{CausalLm, LoadOptions, load};
 pub use config::{
@@ -26,4 +28,7 @@ pub use config::{
 pub use demo::demo;
 pub use error::LoadError;
 pub use files::{ModelFiles, TOKENIZER_FILES};
-pub use tensor::{Batch, BatchSequence, DeviceError, KvShape, KvValues};
+pub use quantize::Quantize;
+pub use tensor::{
+    Batch, BatchSequence, Bf16Activations, CpuOptions, DeviceError, Isa, KvShape, KvValues,
+};

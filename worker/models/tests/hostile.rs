@@ -14,7 +14,7 @@ mod weights;
 use std::path::{Path, PathBuf};
 
 use harness::FAMILIES;
-use models::{Batch, BatchSequence, LoadOptions, ModelConfig, ModelFiles, load};
+use models::{Batch, BatchSequence, CpuOptions, LoadOptions, ModelConfig, ModelFiles, load};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use weights::Family;
@@ -49,7 +49,8 @@ impl Drop for Folder {
 /// is as good as a result.
 fn try_to_run(folder: &Path) {
     let options = LoadOptions {
-        threads: 1,
+        cpu: CpuOptions::new(1),
+        quantize: None,
         block_size: 16,
         total_blocks: 4,
     };

@@ -1,78 +1,70 @@
-//! The CPU device: weights stay as stored and are widened inside the kernels,
-//! activations and KV are f32.
+//! The CPU device: floats stay as stored and are widened inside the kernels,
+//! quantised weights are packed for them; activations and KV are f32.
 
 mod attention;
+mod compute;
 mod experts;
 mod inputs;
+mod isa;
 mod kernels;
 mod kv_pool;
+mod limits;
 mod math;
+mod matrix;
+mod pool;
 mod product;
 mod rows;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-use rayon::{ThreadPool, ThreadPoolBuilder};
-
 use crate::batch::Batch;
 use crate::device::Device;
+use crate::encoding::StoredMatrix;
 use crate::error::DeviceError;
-use crate::host::HostTensor;
 use crate::kv_shape::{KvShape, KvValues};
 use crate::ops::{self, Activation, Columns, ExpertInput, RmsNorm, Rotation, Routing};
 use attention::Attention;
+pub use compute::{Compute, CpuOptions};
 pub use experts::CpuRoutes;
 pub use inputs::CpuInputs;
-use kernels::Kernels;
+pub use isa::{Isa, IsaError};
 pub use kv_pool::CpuKvPool;
 use kv_pool::{Part, Plane};
-use product::{HeadProducts, Product, same_shape};
+pub use limits::Limits;
+pub use matrix::{Activations, Bf16Activations, Matrix};
+use pool::Pool;
+use product::{HeadProducts, same_shape};
 
 type Result<T> = std::result::Result<T, DeviceError>;
 
 /// Multiplications below which waking other threads costs more than it saves.
 const PARALLEL_WORK: usize = 1 << 18;
 
-/// A number of threads and the processor's fastest kernels.
+/// A number of threads and the kernels of an instruction set.
 pub struct CpuDevice {
-    kernels: Kernels,
-    /// `None`: the caller's thread computes alone.
-    pool: Option<ThreadPool>,
+    compute: Compute,
 }
 
 impl CpuDevice {
-    /// Computes with `threads` threads, at least one.
-    pub fn new(threads: usize) -> Result<CpuDevice> {
-        CpuDevice::with_kernels(Kernels::detect(), threads)
-    }
-
-    fn with_kernels(kernels: Kernels, threads: usize) -> Result<CpuDevice> {
-        let build = || {
-            ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .thread_name(|index| format!("compute-{index}"))
-                .build()
-                .map_err(|error| DeviceError::Threads {
-                    threads,
-                    reason: error.to_string(),
-                })
-        };
-        let pool = (threads > 1).then(build).transpose()?;
-        Ok(CpuDevice { kernels, pool })
+    /// Fails for an instruction set that this processor lacks.
+    pub fn new(options: &CpuOptions) -> Result<CpuDevice> {
+        let compute = Compute::new(options)?;
+        Ok(CpuDevice { compute })
     }
 
     /// The threads, if there are several and `work` multiplications are worth
     /// them.
-    fn pool_for(&self, work: usize) -> Option<&ThreadPool> {
-        self.pool.as_ref().filter(|_| work >= PARALLEL_WORK)
+    fn pool_for(&self, work: usize) -> Option<&Pool> {
+        let pool = self.compute.all().pool;
+        pool.filter(|_| work >= PARALLEL_WORK)
     }
 }
 
 impl Device for CpuDevice {
     type Buffer = Vec<f32>;
-    type Weight = HostTensor;
+    type Weight = Matrix;
     type KvPool = CpuKvPool;
     type Inputs = CpuInputs;
     type Routes = CpuRoutes;
@@ -90,8 +82,8 @@ impl Device for CpuDevice {
         Ok(values.to_vec())
     }
 
-    fn weight(&self, tensor: HostTensor) -> Result<HostTensor> {
-        Ok(tensor)
+    fn weight(&self, matrix: StoredMatrix) -> Result<Matrix> {
+        self.compute.matrix(matrix)
     }
 
     fn kv_pool(&self, shape: &KvShape) -> Result<CpuKvPool> {
@@ -113,7 +105,7 @@ impl Device for CpuDevice {
         Ok(())
     }
 
-    fn embed(&self, table: &HostTensor, inputs: &CpuInputs, out: &mut Vec<f32>) -> Result<()> {
+    fn embed(&self, table: &Matrix, inputs: &CpuInputs, out: &mut Vec<f32>) -> Result<()> {
         let cols = table.cols();
         DeviceError::at_least("embed", out.len(), inputs.tokens.len() * cols)?;
         for (&token, out) in inputs.tokens.iter().zip(out.chunks_mut(cols)) {
@@ -138,7 +130,7 @@ impl Device for CpuDevice {
             .chunks(norm.cols)
             .zip(out[..len].chunks_mut(norm.cols))
         {
-            let scale = rows::rms_scale(self.kernels, x, norm);
+            let scale = rows::rms_scale(self.compute.kernels, x, norm);
             for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
                 *out = x * scale * weight;
             }
@@ -151,7 +143,7 @@ impl Device for CpuDevice {
         DeviceError::at_least("rms_norm", x.len(), len)?;
         DeviceError::at_least("rms_norm weight", weight.len(), norm.cols)?;
         for x in x[..len].chunks_mut(norm.cols) {
-            let scale = rows::rms_scale(self.kernels, x, norm);
+            let scale = rows::rms_scale(self.compute.kernels, x, norm);
             for (x, weight) in x.iter_mut().zip(weight) {
                 *x = *x * scale * weight;
             }
@@ -161,28 +153,23 @@ impl Device for CpuDevice {
 
     fn linear(
         &self,
-        weight: &HostTensor,
+        weight: &Matrix,
         bias: Option<&Vec<f32>>,
         x: &Vec<f32>,
         rows: usize,
         out: &mut Vec<f32>,
     ) -> Result<()> {
-        let (k, n) = (weight.cols(), weight.rows());
-        DeviceError::at_least("linear input", x.len(), rows * k)?;
-        DeviceError::at_least("linear output", out.len(), rows * n)?;
-        DeviceError::at_least("linear bias", bias.map_or(n, Vec::len), n)?;
-        let op = Product {
-            weight,
-            bias: bias.map(Vec::as_slice),
+        let activations = Activations {
             x,
+            tokens: rows,
+            bias: bias.map(Vec::as_slice),
         };
-        self.product(op, &mut out[..rows * n]);
-        Ok(())
+        weight.product(activations, out, &self.compute)
     }
 
     fn head_linear(
         &self,
-        heads: &[HostTensor],
+        heads: &[Matrix],
         (x, from): (&Vec<f32>, Columns),
         rows: usize,
         (out, to): (&mut Vec<f32>, Columns),
@@ -255,7 +242,7 @@ impl Device for CpuDevice {
         out: &mut Vec<f32>,
     ) -> Result<()> {
         let attention = Attention {
-            kernels: self.kernels,
+            kernels: self.compute.kernels,
             pool,
             layer,
             inputs,
@@ -325,7 +312,7 @@ impl Device for CpuDevice {
 
     fn expert_linear(
         &self,
-        experts: &[HostTensor],
+        experts: &[Matrix],
         bias: Option<&Vec<f32>>,
         x: ExpertInput<'_, Vec<f32>>,
         routes: &CpuRoutes,
@@ -346,12 +333,13 @@ impl Device for CpuDevice {
         };
         DeviceError::at_least("expert input", x.len(), routes.len() * k)?;
         for (expert, routes) in routes.by_expert() {
-            let op = Product {
-                weight: &experts[expert],
-                bias: bias.map(|bias| &bias[expert * n..(expert + 1) * n]),
+            let activations = Activations {
                 x: &x[routes.start * k..routes.end * k],
+                tokens: routes.len(),
+                bias: bias.map(|bias| &bias[expert * n..(expert + 1) * n]),
             };
-            self.product(op, &mut out[routes.start * n..routes.end * n]);
+            let out = &mut out[routes.start * n..routes.end * n];
+            experts[expert].product(activations, out, &self.compute)?;
         }
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! The device trait.
 
 use crate::batch::Batch;
+use crate::encoding::StoredMatrix;
 use crate::error::DeviceError;
-use crate::host::HostTensor;
 use crate::kv_shape::KvShape;
 use crate::ops::{Activation, Attention, Columns, ExpertInput, RmsNorm, Rotation, Routing};
 
@@ -30,7 +30,7 @@ pub trait Device: Send + 'static {
 
     fn upload(&self, values: &[f32]) -> Result<Self::Buffer>;
 
-    fn weight(&self, tensor: HostTensor) -> Result<Self::Weight>;
+    fn weight(&self, matrix: StoredMatrix) -> Result<Self::Weight>;
 
     fn kv_pool(&self, shape: &KvShape) -> Result<Self::KvPool>;
 

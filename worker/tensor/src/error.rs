@@ -1,5 +1,7 @@
 //! What can go wrong on a device.
 
+use crate::cpu::IsaError;
+
 /// An operation that the device could not do.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum DeviceError {
@@ -24,6 +26,8 @@ pub enum DeviceError {
     Size { what: &'static str },
     #[error("cannot start {threads} compute threads: {reason}")]
     Threads { threads: usize, reason: String },
+    #[error(transparent)]
+    Isa(#[from] IsaError),
 }
 
 impl DeviceError {

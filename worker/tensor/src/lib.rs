@@ -10,17 +10,19 @@
 mod batch;
 mod cpu;
 mod device;
+mod encoding;
 mod error;
-mod host;
 mod kv_shape;
 mod ops;
 mod rope;
 
 pub use batch::{Batch, BatchSequence};
-pub use cpu::CpuDevice;
+pub use cpu::{
+    Activations, Bf16Activations, Compute, CpuDevice, CpuOptions, Isa, IsaError, Limits, Matrix,
+};
 pub use device::Device;
+pub use encoding::{Encoding, StoredMatrix};
 pub use error::DeviceError;
-pub use host::{DType, HostTensor};
 pub use kv_shape::{KvShape, KvValues};
 pub use ops::{
     Activation, Attention, Columns, ExpertGroups, ExpertInput, RmsNorm, RotaryPairs, Rotation,

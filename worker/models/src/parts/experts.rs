@@ -1,7 +1,7 @@
 //! A mixture of experts (Shazeer et al. 2017): a router sends each token to
 //! some of many gated networks.
 
-use tensor::{Device, DeviceError, ExpertInput, HostTensor};
+use tensor::{Device, DeviceError, ExpertInput, StoredMatrix};
 
 use super::mxfp4::{BLOCK, BLOCK_BYTES, Mxfp4};
 use super::{Linear, Loader};
@@ -185,7 +185,7 @@ impl<D: Device> Source<'_, D> {
         let down = self.stored("down_proj", shape(hidden, intermediate), format)?;
         let gate_up_bias = self.bias("gate_up_proj_bias", experts, 2 * intermediate)?;
         let down_bias = self.bias("down_proj_bias", experts, hidden)?;
-        let stack = |stored: &StoredStack, bias: &HostTensor, (first, step)| {
+        let stack = |stored: &StoredStack, bias: &StoredMatrix, (first, step)| {
             let weight = |expert| {
                 self.loader
                     .device
@@ -213,7 +213,7 @@ impl<D: Device> Source<'_, D> {
         format!("{}.mlp.experts.{part}", self.layer)
     }
 
-    fn bias(&self, part: &str, experts: usize, outputs: usize) -> Result<HostTensor, LoadError> {
+    fn bias(&self, part: &str, experts: usize, outputs: usize) -> Result<StoredMatrix, LoadError> {
         let spec = WeightSpec::matrix(self.name(part), experts, outputs);
         self.loader.checkpoint.take(&spec)
     }
@@ -263,13 +263,18 @@ struct StackShape {
 /// All experts' matrices in one tensor.
 enum StoredStack {
     /// `[experts * inputs, outputs]`, and the inputs of one.
-    Plain(HostTensor, usize),
+    Plain(StoredMatrix, usize),
     Mxfp4(Mxfp4),
 }
 
 impl StoredStack {
     /// Every `step`-th output of an expert's matrix from `first` on.
-    fn matrix(&self, expert: usize, first: usize, step: usize) -> Result<HostTensor, DeviceError> {
+    fn matrix(
+        &self,
+        expert: usize,
+        first: usize,
+        step: usize,
+    ) -> Result<StoredMatrix, DeviceError> {
         match self {
             StoredStack::Plain(tensor, inputs) => Ok(tensor
                 .slice_rows(expert * inputs, *inputs)

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use tensor::{Device, HostTensor};
+use tensor::{Device, StoredMatrix};
 
 use super::{Linear, RmsNorm};
 use crate::checkpoint::{Checkpoint, WeightSpec};
@@ -15,7 +15,7 @@ pub(crate) struct Loader<'a, D: Device> {
 
 /// A matrix of several, one after the other, and their biases.
 pub(crate) struct StoredLinear {
-    matrix: HostTensor,
+    matrix: StoredMatrix,
     bias: Option<Vec<f32>>,
 }
 
@@ -52,7 +52,7 @@ impl<D: Device> Loader<'_, D> {
         name: &str,
         rows: usize,
         cols: usize,
-    ) -> Result<HostTensor, LoadError> {
+    ) -> Result<StoredMatrix, LoadError> {
         let spec = WeightSpec::matrix(format!("{name}.weight"), rows, cols);
         self.checkpoint.take(&spec)
     }

@@ -2,7 +2,7 @@
 //! Formats 1.0, MXFP4), widened to bf16, which holds its every value.
 
 use bytes::Bytes;
-use tensor::{DType, DeviceError, HostTensor};
+use tensor::{DeviceError, Encoding, StoredMatrix};
 
 /// Numbers that share an exponent.
 pub(super) const BLOCK: usize = 32;
@@ -31,7 +31,7 @@ impl Mxfp4 {
         expert: usize,
         first: usize,
         step: usize,
-    ) -> Result<HostTensor, DeviceError> {
+    ) -> Result<StoredMatrix, DeviceError> {
         let per_row = self.cols.div_ceil(BLOCK);
         let rows = (first..self.rows).step_by(step);
         let count = rows.len();
@@ -50,7 +50,7 @@ impl Mxfp4 {
             }
             data.truncate(row_end);
         }
-        HostTensor::new(DType::Bf16, count, self.cols, data.into())
+        StoredMatrix::new(Encoding::Bf16, (count, self.cols), data.into())
     }
 }
 

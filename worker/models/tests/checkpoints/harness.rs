@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use models::{Batch, BatchSequence, CausalLm, LoadOptions, ModelFiles, load};
+use models::{Batch, BatchSequence, CausalLm, CpuOptions, LoadOptions, ModelFiles, load};
 use safetensors::{Dtype, SafeTensors};
 
 pub const BLOCK: usize = 16;
@@ -116,7 +116,8 @@ impl Model {
 
     pub fn load_blocks(files: &ModelFiles, threads: usize, total_blocks: usize) -> Model {
         let options = LoadOptions {
-            threads,
+            cpu: CpuOptions::new(threads),
+            quantize: None,
             block_size: BLOCK,
             total_blocks,
         };

@@ -1,12 +1,13 @@
 //! Checkpoints, options and batches that must be refused with a clear error.
 
-use models::{Batch, BatchSequence, LoadOptions, ModelFiles, load};
+use models::{Batch, BatchSequence, CpuOptions, LoadOptions, ModelFiles, load};
 use serde_json::{Value, json};
 
 use crate::harness::{FIXTURES, Model, fixture_path};
 
 const OPTIONS: LoadOptions = LoadOptions {
-    threads: 1,
+    cpu: CpuOptions::new(1),
+    quantize: None,
     block_size: 16,
     total_blocks: 8,
 };

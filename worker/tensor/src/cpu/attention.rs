@@ -5,15 +5,12 @@
 //! and multiples of [`TILE`] end. Tiles are cut by position alone, so neither
 //! batch, chunk nor block table changes a bit.
 
-use rayon::ThreadPool;
-use rayon::prelude::*;
-
 use super::inputs::{CpuInputs, Row};
-use super::kernels::{ColumnsMut, Kernels, Matmul, WeightedSum};
+use super::kernels::{ColumnsMut, FloatProduct, Kernels, Operands, WeightedSum};
 use super::kv_pool::{CpuKvPool, Part, Plane};
 use super::math::{exp, tanh};
+use super::pool::Pool;
 use crate::error::DeviceError;
-use crate::host::DType;
 use crate::kv_shape::KvShape;
 use crate::ops;
 
@@ -50,22 +47,18 @@ impl Attention<'_> {
 
     /// Attention of the whole batch: `q` is `[rows, heads, head_dim]`, `out`
     /// `[rows, heads, value_dim]`.
-    pub(super) fn run(&self, threads: Option<&ThreadPool>, q: &[f32], out: &mut [f32]) {
+    pub(super) fn run(&self, threads: Option<&Pool>, q: &[f32], out: &mut [f32]) {
         let q_width = self.task_heads() * self.shape().head_dim;
         let out_width = self.task_heads() * self.shape().value_dim();
-        let task = |(task, (q, out)): (usize, (&[f32], &mut [f32]))| self.task(task, q, out);
+        let task = |task: usize, out: &mut [f32]| {
+            self.task(task, &q[task * q_width..(task + 1) * q_width], out);
+        };
         match threads {
-            None => q
-                .chunks(q_width)
-                .zip(out.chunks_mut(out_width))
+            None => out
+                .chunks_mut(out_width)
                 .enumerate()
-                .for_each(task),
-            Some(threads) => threads.install(|| {
-                q.par_chunks(q_width)
-                    .zip(out.par_chunks_mut(out_width))
-                    .enumerate()
-                    .for_each(task);
-            }),
+                .for_each(|(index, out)| task(index, out)),
+            Some(pool) => pool.chunks(out, out_width, &task),
         }
     }
 
@@ -168,15 +161,16 @@ impl Attention<'_> {
     /// Scaled and capped scores of queries and keys, `[heads, tile]`.
     fn scores(&self, q: &[f32], keys: &[f32], scores: &mut [f32]) {
         let dim = self.shape().head_dim;
-        let op = Matmul {
+        let op = FloatProduct {
             k: dim,
-            x: q,
+            x: bytemuck::cast_slice(q),
             w: bytemuck::cast_slice(keys),
-            dtype: DType::F32,
+            operands: Operands::F32,
+            row_scales: None,
             bias: None,
         };
         let mut out = ColumnsMut::whole(scores, keys.len() / dim);
-        self.kernels.matmul(&op, &mut out);
+        self.kernels.floats(&op, &mut out);
         let scale = self.op.scale;
         scores.iter_mut().for_each(|score| *score *= scale);
         if let Some(cap) = self.op.soft_cap {

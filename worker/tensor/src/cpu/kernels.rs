@@ -1,14 +1,19 @@
 //! Vector kernels, chosen at run time; the crate's only unsafe code.
 //!
-//! AVX-512, AVX2 or portable code, whichever the processor has: all give the
-//! same bits, so workers on different machines agree. A [`Kernels`] can only be
-//! made where its instruction set exists, which is what makes calling it safe.
+//! Tiles, AVX-512, AVX2 or portable code, whichever the processor has: all give
+//! the same bits, so workers on different machines agree; but for tiles of bf16,
+//! whose sums have an order of their own. A [`Kernels`] can only be made where
+//! its instruction set exists, which is what makes calling it safe.
 
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "x86_64")]
+pub(super) mod amx;
+pub(super) mod blocks;
 mod columns;
 mod generic;
 mod lanes;
+pub(super) mod peaks;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
@@ -16,19 +21,55 @@ mod x86;
 
 pub(super) use columns::ColumnsMut;
 
-use crate::host::DType;
-use lanes::{Bf16, F16, F32, Portable};
+use half::bf16;
+
+use super::isa::{Isa, IsaError};
+use super::matrix::activations::{GroupMut, Quantized};
+use crate::error::DeviceError;
+use blocks::BlockWeights;
+use lanes::{Bf16, Bf16Pairs, F8, F16, F32, Portable, Widened};
+use peaks::Numbers;
 
 /// A product of activations `[tokens, k]` and the transpose of weights
 /// `[rows, k]`; tokens and rows are those of the output.
-pub(super) struct Matmul<'a> {
+pub(super) struct FloatProduct<'a> {
     pub k: usize,
-    pub x: &'a [f32],
-    /// Row-major numbers of `dtype`, little endian.
+    /// Row-major.
+    pub x: &'a [u8],
+    /// Row-major, little endian.
     pub w: &'a [u8],
-    pub dtype: DType,
+    pub operands: Operands,
+    /// `[rows]`: what sums are multiplied with.
+    pub row_scales: Option<&'a [f32]>,
     /// `[rows]`
     pub bias: Option<&'a [f32]>,
+}
+
+/// What activations and weights are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Operands {
+    /// f32, and f32.
+    F32,
+    /// f32, and bf16.
+    Bf16,
+    /// f32, and f16.
+    F16,
+    /// f32, and E4M3 taken as divided by 256.
+    F8,
+    /// bf16, and bf16.
+    Bf16Pairs,
+}
+
+impl Operands {
+    /// Bytes of an activation and of a weight.
+    fn sizes(self) -> (usize, usize) {
+        match self {
+            Operands::F32 => (4, 4),
+            Operands::Bf16 | Operands::F16 => (4, 2),
+            Operands::F8 => (4, 1),
+            Operands::Bf16Pairs => (2, 2),
+        }
+    }
 }
 
 /// `out * scale + weights * rows`, where rows is `[weights, out]`.
@@ -42,36 +83,40 @@ pub(super) struct WeightedSum<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Kernels(Isa);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Isa {
-    Portable,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-}
-
 /// Calls a kernel of this instruction set.
 macro_rules! dispatch {
-    ($isa:expr, $portable:ident, $avx2:ident, $avx512:ident, $($arg:expr),*) => {
+    ($isa:expr, $portable:ident, $avx2:ident, $avx512:ident, $bf16:ident, $($arg:expr),*) => {
         match $isa {
             // SAFETY: needs no instruction set; the caller has checked shapes.
             Isa::Portable => unsafe { $portable($($arg),*) },
-            // SAFETY: detected when the Isa was made; shapes as above.
+            // SAFETY: there when the Kernels was made; shapes as above.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => unsafe { $avx2($($arg),*) },
             // SAFETY: as for AVX2.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => unsafe { $avx512($($arg),*) },
+            Isa::Avx512 | Isa::Avx512Vnni => unsafe { $avx512($($arg),*) },
+            // SAFETY: as for AVX2.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 | Isa::Amx => unsafe { $bf16($($arg),*) },
+            // SAFETY: as for portable code.
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => unsafe { $portable($($arg),*) },
         }
     };
 }
 
 impl Kernels {
+    /// Fails if this processor lacks the instruction set.
+    pub(super) fn new(isa: Isa) -> Result<Kernels, DeviceError> {
+        match Isa::available().any(|available| available == isa) {
+            true => Ok(Kernels(isa)),
+            false => Err(IsaError::Missing { isa }.into()),
+        }
+    }
+
     /// The fastest kernels of this processor.
     pub(super) fn detect() -> Kernels {
-        // The last is the fastest, and portable kernels are always there.
-        Kernels(Isa::available().last().unwrap_or(Isa::Portable))
+        Kernels(Isa::detect())
     }
 
     /// Every kind of kernels of this processor.
@@ -80,44 +125,101 @@ impl Kernels {
         Isa::available().map(Kernels).collect()
     }
 
-    /// Computes the output's columns; weights and bias are those columns' rows.
-    pub(super) fn matmul(self, op: &Matmul<'_>, out: &mut ColumnsMut<'_>) {
-        assert!(op.x.len() >= out.rows() * op.k);
-        assert!(op.w.len() >= out.width() * op.k * op.dtype.size());
+    pub(super) fn isa(self) -> Isa {
+        self.0
+    }
+
+    /// Computes the output's columns, whose weights `op` begins with.
+    pub(super) fn blocks(self, op: &BlockWeights<'_>, x: &Quantized, out: &mut ColumnsMut<'_>) {
+        blocks::product(self.0, op, x, out);
+    }
+
+    /// Multiplies in registers for so many rounds of [`peaks`].
+    pub(super) fn multiply(self, numbers: Numbers, rounds: usize) -> f32 {
+        match numbers {
+            Numbers::Bytes => blocks::multiply(self.0, rounds),
+            floats => dispatch!(
+                self.0,
+                peak_portable,
+                peak_avx2,
+                peak_avx512,
+                peak_bf16,
+                floats,
+                rounds
+            ),
+        }
+    }
+
+    /// Reads all of `numbers`.
+    pub(super) fn read(self, numbers: &[f32]) -> f32 {
+        dispatch!(
+            self.0,
+            read_portable,
+            read_avx2,
+            read_avx512,
+            read_bf16,
+            numbers
+        )
+    }
+
+    /// Computes the output's columns, whose weights `op` begins with; only where
+    /// there are tiles.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn tiles(self, op: &amx::Bf16Weights<'_>, x: &[bf16], out: &mut ColumnsMut<'_>) {
+        assert!(self.0 == Isa::Amx);
+        amx::product(op, x, out);
+    }
+
+    pub(super) fn quantize(self, group: &mut GroupMut<'_>) {
+        dispatch!(
+            self.0,
+            quantize_portable,
+            quantize_avx2,
+            quantize_avx512,
+            quantize_bf16,
+            group
+        )
+    }
+
+    /// Computes the output's columns; weights, scales and bias are those
+    /// columns' rows.
+    pub(super) fn floats(self, op: &FloatProduct<'_>, out: &mut ColumnsMut<'_>) {
+        let (x_size, w_size) = op.operands.sizes();
+        assert!(op.x.len() >= out.rows() * op.k * x_size);
+        assert!(op.w.len() >= out.width() * op.k * w_size);
+        assert!(
+            op.row_scales
+                .is_none_or(|scales| scales.len() >= out.width())
+        );
         assert!(op.bias.is_none_or(|bias| bias.len() >= out.width()));
-        dispatch!(self.0, matmul_portable, matmul_avx2, matmul_avx512, op, out)
+        dispatch!(
+            self.0,
+            matmul_portable,
+            matmul_avx2,
+            matmul_avx512,
+            matmul_bf16,
+            op,
+            out
+        )
     }
 
     /// The dot product; both are equally long.
     pub(super) fn dot(self, x: &[f32], y: &[f32]) -> f32 {
         assert!(x.len() == y.len());
-        dispatch!(self.0, dot_portable, dot_avx2, dot_avx512, x, y)
+        dispatch!(self.0, dot_portable, dot_avx2, dot_avx512, dot_bf16, x, y)
     }
 
     pub(super) fn weighted_sum(self, op: &WeightedSum<'_>, out: &mut [f32]) {
         assert!(op.rows.len() >= op.weights.len() * out.len());
-        dispatch!(self.0, sum_portable, sum_avx2, sum_avx512, op, out)
-    }
-}
-
-impl Isa {
-    /// Those of this processor, slowest first.
-    fn available() -> impl Iterator<Item = Isa> {
-        #[cfg(target_arch = "x86_64")]
-        let vector = [
-            (is_x86_feature_detected!("avx2")
-                && is_x86_feature_detected!("fma")
-                && is_x86_feature_detected!("f16c"))
-            .then_some(Isa::Avx2),
-            (is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512dq")
-                && is_x86_feature_detected!("avx512vl"))
-            .then_some(Isa::Avx512),
-        ];
-        #[cfg(not(target_arch = "x86_64"))]
-        let vector: [Option<Isa>; 0] = [];
-        std::iter::once(Isa::Portable).chain(vector.into_iter().flatten())
+        dispatch!(
+            self.0,
+            sum_portable,
+            sum_avx2,
+            sum_avx512,
+            sum_bf16,
+            op,
+            out
+        )
     }
 }
 
@@ -126,16 +228,18 @@ impl Isa {
 macro_rules! entry_points {
     (
         $(#[$attribute:meta])* $lanes:ty, tiles $t:literal $r:literal $s:literal:
-        $matmul:ident, $dot:ident, $sum:ident
+        $matmul:ident, $dot:ident, $sum:ident, $quantize:ident, $peak:ident, $read:ident
     ) => {
         $(#[$attribute])*
-        unsafe fn $matmul(op: &Matmul<'_>, out: &mut ColumnsMut<'_>) {
+        unsafe fn $matmul(op: &FloatProduct<'_>, out: &mut ColumnsMut<'_>) {
             // SAFETY: the caller's contract is the callee's.
             unsafe {
-                match op.dtype {
-                    DType::F32 => generic::matmul::<$lanes, F32, $t, $r, $s>(op, out),
-                    DType::Bf16 => generic::matmul::<$lanes, Bf16, $t, $r, $s>(op, out),
-                    DType::F16 => generic::matmul::<$lanes, F16, $t, $r, $s>(op, out),
+                match op.operands {
+                    Operands::F32 => generic::matmul::<$lanes, Widened<F32>, $t, $r, $s>(op, out),
+                    Operands::Bf16 => generic::matmul::<$lanes, Widened<Bf16>, $t, $r, $s>(op, out),
+                    Operands::F16 => generic::matmul::<$lanes, Widened<F16>, $t, $r, $s>(op, out),
+                    Operands::F8 => generic::matmul::<$lanes, Widened<F8>, $t, $r, $s>(op, out),
+                    Operands::Bf16Pairs => generic::matmul::<$lanes, Bf16Pairs, $t, $r, $s>(op, out),
                 }
             }
         }
@@ -151,17 +255,50 @@ macro_rules! entry_points {
             // SAFETY: the caller's contract is the callee's.
             unsafe { generic::weighted_sum::<$lanes>(op, out) }
         }
+
+        $(#[$attribute])*
+        unsafe fn $quantize(group: &mut GroupMut<'_>) {
+            group.fill();
+        }
+
+        $(#[$attribute])*
+        unsafe fn $peak(numbers: Numbers, rounds: usize) -> f32 {
+            // SAFETY: the caller's contract is the callee's.
+            unsafe {
+                match numbers {
+                    Numbers::Bf16 => peaks::multiply_pairs::<$lanes>(rounds),
+                    _ => peaks::multiply::<$lanes>(rounds),
+                }
+            }
+        }
+
+        $(#[$attribute])*
+        unsafe fn $read(numbers: &[f32]) -> f32 {
+            // SAFETY: the caller's contract is the callee's.
+            unsafe { peaks::read::<$lanes>(numbers) }
+        }
     };
 }
 
-entry_points!(Portable, tiles 2 2 4: matmul_portable, dot_portable, sum_portable);
+entry_points!(
+    Portable, tiles 2 2 4: matmul_portable, dot_portable, sum_portable, quantize_portable,
+    peak_portable, read_portable
+);
 #[cfg(target_arch = "x86_64")]
 entry_points!(
     #[target_feature(enable = "avx2,fma,f16c")]
-    x86::Avx2, tiles 2 2 4: matmul_avx2, dot_avx2, sum_avx2
+    x86::Avx2, tiles 2 2 4: matmul_avx2, dot_avx2, sum_avx2, quantize_avx2,
+    peak_avx2, read_avx2
 );
 #[cfg(target_arch = "x86_64")]
 entry_points!(
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    x86::Avx512, tiles 4 4 8: matmul_avx512, dot_avx512, sum_avx512
+    x86::Avx512, tiles 4 4 8: matmul_avx512, dot_avx512, sum_avx512, quantize_avx512,
+    peak_avx512, read_avx512
+);
+#[cfg(target_arch = "x86_64")]
+entry_points!(
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    x86::Avx512<true>, tiles 4 4 8: matmul_bf16, dot_bf16, sum_bf16, quantize_bf16,
+    peak_bf16, read_bf16
 );

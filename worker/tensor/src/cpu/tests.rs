@@ -9,7 +9,7 @@ use half::bf16;
 use super::testing::numbers;
 use super::*;
 use crate::batch::BatchSequence;
-use crate::host::DType;
+use crate::encoding::Encoding;
 use crate::kv_shape::KvValues;
 use crate::ops::RotaryPairs;
 use crate::rope::rope_table;
@@ -22,12 +22,21 @@ const KV: KvShape = KvShape {
     block_size: 16,
     total_blocks: 40,
 };
+/// The matrices on a device.
+fn upload(device: &CpuDevice, matrices: &[StoredMatrix]) -> Vec<Matrix> {
+    let weights = matrices.iter().map(|matrix| device.weight(matrix.clone()));
+    weights.collect::<Result<_>>().unwrap()
+}
+
 fn devices() -> Vec<CpuDevice> {
-    Kernels::all()
-        .into_iter()
-        .flat_map(|kernels| {
-            [1, 3].map(|threads| CpuDevice::with_kernels(kernels, threads).unwrap())
+    let device = |isa, threads| {
+        CpuDevice::new(&CpuOptions {
+            isa: Some(isa),
+            ..CpuOptions::new(threads)
         })
+    };
+    Isa::available()
+        .flat_map(|isa| [1, 3].map(|threads| device(isa, threads).unwrap()))
         .collect()
 }
 
@@ -39,17 +48,23 @@ fn linear_bits_do_not_depend_on_company_or_threads() {
         .into_iter()
         .flat_map(|v| bf16::from_f32(v).to_le_bytes())
         .collect();
-    let weight = HostTensor::new(DType::Bf16, n, k, data.into()).unwrap();
+    let weight = StoredMatrix::new(Encoding::Bf16, (n, k), data.into()).unwrap();
     let bias = numbers(3, n);
     let run = |device: &CpuDevice, x: &[f32]| {
         let rows = x.len() / k;
         let mut out = vec![0.0; rows * n];
         device
-            .linear(&weight, Some(&bias), &x.to_vec(), rows, &mut out)
+            .linear(
+                &upload(device, std::slice::from_ref(&weight))[0],
+                Some(&bias),
+                &x.to_vec(),
+                rows,
+                &mut out,
+            )
             .unwrap();
         out
     };
-    let reference = run(&CpuDevice::new(1).unwrap(), &x);
+    let reference = run(&CpuDevice::new(&CpuOptions::new(1)).unwrap(), &x);
     for device in devices() {
         assert!(run(&device, &x) == reference);
         for row in [0, 17, 36] {
@@ -61,7 +76,7 @@ fn linear_bits_do_not_depend_on_company_or_threads() {
 
 #[test]
 fn rms_norm_and_gates_are_what_their_papers_say() {
-    let device = CpuDevice::new(1).unwrap();
+    let device = CpuDevice::new(&CpuOptions::new(1)).unwrap();
     let (x, weight) = (numbers(1, 3 * 50), numbers(2, 50));
     let mut out = vec![0.0; 3 * 50];
     let norm = RmsNorm {
@@ -114,7 +129,7 @@ fn rms_norm_and_gates_are_what_their_papers_say() {
 
 #[test]
 fn scaling_adding_and_capping_leave_what_is_beyond() {
-    let device = CpuDevice::new(1).unwrap();
+    let device = CpuDevice::new(&CpuOptions::new(1)).unwrap();
     let mut x = vec![1.0, -2.0, 3.0];
     device.add(&mut x, &vec![10.0; 3], 0.5, 2).unwrap();
     assert_eq!(x, [6.0, 3.0, 3.0]);
@@ -136,7 +151,7 @@ fn columns_are_copied_and_multiplied_head_by_head() {
     };
     let matrix = |rows, cols, values: &[f32]| {
         let data: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        HostTensor::new(DType::F32, rows, cols, data.into()).unwrap()
+        StoredMatrix::new(Encoding::F32, (rows, cols), data.into()).unwrap()
     };
     for device in devices() {
         // Two rows of two heads of three numbers, of which the last two count.
@@ -148,7 +163,7 @@ fn columns_are_copied_and_multiplied_head_by_head() {
         let heads = [matrix(1, 2, &[1.0, 1.0]), matrix(1, 2, &[10.0, 0.0])];
         device
             .head_linear(
-                &heads,
+                &upload(&device, &heads),
                 (&x, columns(3, 1, 2)),
                 2,
                 (&mut out, columns(3, 1, 1)),
@@ -163,7 +178,7 @@ fn columns_are_copied_and_multiplied_head_by_head() {
         assert_eq!(out, expected.concat());
         let unlike = [matrix(1, 2, &[1.0, 1.0]), matrix(2, 1, &[1.0, 1.0])];
         let refused = device.head_linear(
-            &unlike,
+            &upload(&device, &unlike),
             (&x, columns(3, 1, 2)),
             2,
             (&mut out, columns(3, 1, 1)),
@@ -182,11 +197,11 @@ fn columns_are_copied_and_multiplied_head_by_head() {
 fn head_products_have_the_same_bits_in_company_and_on_threads() {
     let (heads, k, n, rows) = (5, 70, 130, 9);
     let x = numbers(1, rows * heads * k);
-    let weights: Vec<HostTensor> = (0..heads as u64)
+    let weights: Vec<StoredMatrix> = (0..heads as u64)
         .map(|head| {
             let values = numbers(10 + head, n * k);
             let data: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-            HostTensor::new(DType::F32, n, k, data.into()).unwrap()
+            StoredMatrix::new(Encoding::F32, (n, k), data.into()).unwrap()
         })
         .collect();
     let run = |device: &CpuDevice, x: &[f32]| {
@@ -194,11 +209,16 @@ fn head_products_have_the_same_bits_in_company_and_on_threads() {
         let mut out = vec![0.0; rows * heads * n];
         let (from, to) = (Columns::whole(k), Columns::whole(n));
         device
-            .head_linear(&weights, (&x.to_vec(), from), rows, (&mut out, to))
+            .head_linear(
+                &upload(device, &weights),
+                (&x.to_vec(), from),
+                rows,
+                (&mut out, to),
+            )
             .unwrap();
         out
     };
-    let reference = run(&CpuDevice::new(1).unwrap(), &x);
+    let reference = run(&CpuDevice::new(&CpuOptions::new(1)).unwrap(), &x);
     for device in devices() {
         assert!(run(&device, &x) == reference);
         let alone = run(&device, &x[3 * heads * k..4 * heads * k]);
@@ -208,7 +228,7 @@ fn head_products_have_the_same_bits_in_company_and_on_threads() {
 
 #[test]
 fn rope_rotates_pairs_of_halves_by_position() {
-    let device = CpuDevice::new(1).unwrap();
+    let device = CpuDevice::new(&CpuOptions::new(1)).unwrap();
     let kv = KvShape { head_dim: 4, ..KV };
     let mut inputs = device.inputs(&kv);
     let batch = Batch {
@@ -265,9 +285,9 @@ fn rope_rotates_pairs_of_halves_by_position() {
 
 #[test]
 fn embeds_and_gathers_rows_and_refuses_unknown_tokens() {
-    let device = CpuDevice::new(1).unwrap();
+    let device = CpuDevice::new(&CpuOptions::new(1)).unwrap();
     let data: Vec<u8> = (0..6).flat_map(|v| (v as f32).to_le_bytes()).collect();
-    let table = HostTensor::new(DType::F32, 3, 2, data.into()).unwrap();
+    let table = StoredMatrix::new(Encoding::F32, (3, 2), data.into()).unwrap();
     let mut inputs = device.inputs(&KV);
     let mut load = |tokens: [u32; 3]| {
         let batch = Batch {
@@ -282,7 +302,11 @@ fn embeds_and_gathers_rows_and_refuses_unknown_tokens() {
         };
         device.load_inputs(&batch, &mut inputs).unwrap();
         let mut out = vec![0.0; 6];
-        device.embed(&table, &inputs, &mut out)?;
+        device.embed(
+            &upload(&device, std::slice::from_ref(&table))[0],
+            &inputs,
+            &mut out,
+        )?;
         let mut gathered = vec![0.0; 4];
         device.gather(&out, 2, &inputs, &mut gathered)?;
         Ok((out, gathered))
@@ -296,7 +320,7 @@ fn embeds_and_gathers_rows_and_refuses_unknown_tokens() {
 
 #[test]
 fn refuses_buffers_that_are_too_short_and_pools_of_another_shape() {
-    let device = CpuDevice::new(1).unwrap();
+    let device = CpuDevice::new(&CpuOptions::new(1)).unwrap();
     let mut short = vec![0.0; 3];
     assert!(device.add(&mut short, &vec![0.0; 4], 1.0, 4).is_err());
     assert!(device.scale(&mut short, 2.0, 4).is_err());

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use models::{CausalLm, LoadError, LoadOptions, ModelFiles, load};
+use models::{CausalLm, CpuOptions, LoadError, LoadOptions, ModelFiles, load};
 use serde_json::{Map, Value, json};
 
 use crate::harness::{BLOCK, Reference, TOTAL_BLOCKS, reference_in};
@@ -66,7 +66,8 @@ impl Family {
 
     pub fn load(&self) -> Result<Box<dyn CausalLm>, LoadError> {
         let options = LoadOptions {
-            threads: 1,
+            cpu: CpuOptions::new(1),
+            quantize: None,
             block_size: BLOCK,
             total_blocks: TOTAL_BLOCKS,
         };

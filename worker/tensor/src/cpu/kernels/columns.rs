@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use rayon::prelude::*;
+use crate::cpu::pool::Pool;
 
 /// Some neighbouring columns of a matrix, alone held by who has this.
 pub(in crate::cpu) struct ColumnsMut<'a> {
@@ -32,16 +32,20 @@ impl<'a> ColumnsMut<'a> {
         }
     }
 
-    /// The same in parts of `width` columns, the last perhaps narrower.
+    /// Calls `compute` with parts of `width` columns, the last perhaps narrower,
+    /// on the pool's threads.
     pub(in crate::cpu) fn split(
         self,
+        pool: &Pool,
         width: usize,
-    ) -> impl IndexedParallelIterator<Item = ColumnsMut<'a>> {
+        compute: impl Fn(ColumnsMut<'_>) + Sync,
+    ) {
         let whole = Shared(self);
-        (0..whole.columns().div_ceil(width))
-            .into_par_iter()
-            // SAFETY: a parallel range yields each part's number once.
-            .map(move |part| unsafe { whole.part(part, width) })
+        let parts = whole.columns().div_ceil(width);
+        pool.run(parts, &|part| {
+            // SAFETY: the pool computes each part once.
+            compute(unsafe { whole.part(part, width) });
+        });
     }
 
     pub(in crate::cpu) fn first(&self) -> usize {
@@ -52,7 +56,7 @@ impl<'a> ColumnsMut<'a> {
         self.width
     }
 
-    pub(super) fn rows(&self) -> usize {
+    pub(in crate::cpu) fn rows(&self) -> usize {
         self.rows
     }
 

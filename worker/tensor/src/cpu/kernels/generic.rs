@@ -1,8 +1,8 @@
 //! The kernels, over any lanes.
 //!
 //! An output number is a sum over k in one vector accumulator: lane l takes
-//! k = l, l + 16, l + 32 and so on, in order, and the lanes are summed as a
-//! tree. Tiles change which numbers are computed together, never that order.
+//! k = l, l + 16, l + 32 and so on (of pairs of bf16: pair l, l + 16 and so on),
+//! in order, and the lanes are summed as a tree. Tiles change which numbers are computed together, never that order.
 //!
 //! SAFETY (of every body here): the instruction set exists by the contract of
 //! [`Lanes`]; `kernels` has checked that slices are as long as shapes say.
@@ -11,8 +11,8 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::columns::ColumnsMut;
-use super::lanes::{Element, F32, LANES, Lanes};
-use super::{Matmul, WeightedSum};
+use super::lanes::{Element, F32, LANES, Lanes, Terms, Widened};
+use super::{FloatProduct, WeightedSum};
 
 /// Rows of weights whose bytes stay in the second-level cache while tokens pass.
 const STRIP_BYTES: usize = 256 * 1024;
@@ -22,22 +22,16 @@ const ACTIVATION_BYTES: usize = 32 * 1024;
 /// `out = x w^T + bias` in tiles of T tokens and R rows, or, for a single
 /// token, of S rows.
 #[inline(always)]
-pub(super) unsafe fn matmul<
-    L: Lanes,
-    E: Element,
-    const T: usize,
-    const R: usize,
-    const S: usize,
->(
-    op: &Matmul<'_>,
+pub(super) unsafe fn matmul<L: Lanes, P: Terms, const T: usize, const R: usize, const S: usize>(
+    op: &FloatProduct<'_>,
     out: &mut ColumnsMut<'_>,
 ) {
     let tokens = out.rows();
     let rows = out.width();
-    let strip = (STRIP_BYTES / (op.k * E::SIZE).max(1))
+    let strip = (STRIP_BYTES / (op.k * P::W_SIZE).max(1))
         .next_multiple_of(S)
         .max(S);
-    let group = (ACTIVATION_BYTES / (op.k * 4).max(1))
+    let group = (ACTIVATION_BYTES / (op.k * P::X_SIZE).max(1))
         .next_multiple_of(T)
         .max(T);
     let mut strip_start = 0;
@@ -52,9 +46,9 @@ pub(super) unsafe fn matmul<
             };
             unsafe {
                 if end - start < T {
-                    strip_of::<L, E, 1, S>(op, area, out);
+                    strip_of::<L, P, 1, S>(op, area, out);
                 } else {
-                    strip_of::<L, E, T, R>(op, area, out);
+                    strip_of::<L, P, T, R>(op, area, out);
                 }
             }
             start = end;
@@ -71,55 +65,56 @@ struct Area {
 }
 
 #[inline(always)]
-unsafe fn strip_of<L: Lanes, E: Element, const T: usize, const R: usize>(
-    op: &Matmul<'_>,
+unsafe fn strip_of<L: Lanes, P: Terms, const T: usize, const R: usize>(
+    op: &FloatProduct<'_>,
     area: Area,
     out: &mut ColumnsMut<'_>,
 ) {
     let (mut row, end) = area.rows;
     while row + R <= end {
-        unsafe { tokens_of::<L, E, T, R>(op, area.tokens, row, out) };
+        unsafe { tokens_of::<L, P, T, R>(op, area.tokens, row, out) };
         row += R;
     }
     while row < end {
-        unsafe { tokens_of::<L, E, T, 1>(op, area.tokens, row, out) };
+        unsafe { tokens_of::<L, P, T, 1>(op, area.tokens, row, out) };
         row += 1;
     }
 }
 
 #[inline(always)]
-unsafe fn tokens_of<L: Lanes, E: Element, const T: usize, const R: usize>(
-    op: &Matmul<'_>,
+unsafe fn tokens_of<L: Lanes, P: Terms, const T: usize, const R: usize>(
+    op: &FloatProduct<'_>,
     tokens: (usize, usize),
     row: usize,
     out: &mut ColumnsMut<'_>,
 ) {
     let (mut token, end) = tokens;
     while token + T <= end {
-        unsafe { tile::<L, E, T, R>(op, token, row, out) };
+        unsafe { tile::<L, P, T, R>(op, token, row, out) };
         token += T;
     }
     while token < end {
-        unsafe { tile::<L, E, 1, R>(op, token, row, out) };
+        unsafe { tile::<L, P, 1, R>(op, token, row, out) };
         token += 1;
     }
 }
 
 #[inline(always)]
-unsafe fn tile<L: Lanes, E: Element, const T: usize, const R: usize>(
-    op: &Matmul<'_>,
+unsafe fn tile<L: Lanes, P: Terms, const T: usize, const R: usize>(
+    op: &FloatProduct<'_>,
     token: usize,
     row: usize,
     out: &mut ColumnsMut<'_>,
 ) {
     unsafe {
-        let x = op.x.as_ptr().add(token * op.k);
-        let w = op.w.as_ptr().add(row * op.k * E::SIZE);
-        let sums = dots::<L, E, T, R>(op.k, x, w);
+        let x = op.x.as_ptr().add(token * op.k * P::X_SIZE);
+        let w = op.w.as_ptr().add(row * op.k * P::W_SIZE);
+        let sums = dots::<L, P, T, R>(op.k, x, w);
         for r in 0..R {
+            let scale = op.row_scales.map_or(1.0, |it| *it.get_unchecked(row + r));
             let bias = op.bias.map_or(0.0, |bias| *bias.get_unchecked(row + r));
             for (t, sums) in sums.iter().enumerate() {
-                out.write(token + t, row + r, sums[r] + bias);
+                out.write(token + t, row + r, sums[r] * scale + bias);
             }
         }
     }
@@ -127,36 +122,40 @@ unsafe fn tile<L: Lanes, E: Element, const T: usize, const R: usize>(
 
 /// Dot products of T rows of `x` with R rows of `w`, each `k` long.
 #[inline(always)]
-unsafe fn dots<L: Lanes, E: Element, const T: usize, const R: usize>(
+unsafe fn dots<L: Lanes, P: Terms, const T: usize, const R: usize>(
     k: usize,
-    x: *const f32,
+    x: *const u8,
     w: *const u8,
 ) -> [[f32; R]; T] {
-    let x = x.cast::<u8>();
-    let whole = k / LANES;
-    let rest = k % LANES;
+    let whole = k / P::STEP;
+    let rest = k % P::STEP;
     unsafe {
         let mut sums = [[L::splat(0.0); R]; T];
-        let mut weights = [L::splat(0.0); R];
         for step in 0..whole {
+            let at = |matrix, row, size| at::<P>(matrix, row, k, step, size);
+            let mut weights = [P::no_weights::<L>(); R];
             for r in 0..R {
-                weights[r] = E::load(at(w, r, k, step, E::SIZE));
+                weights[r] = P::load_w::<L>(at(w, r, P::W_SIZE));
             }
             for t in 0..T {
-                let x = F32::load::<L>(at(x, t, k, step, F32::SIZE));
+                let x = P::load_x::<L>(at(x, t, P::X_SIZE));
                 for r in 0..R {
-                    sums[t][r] = sums[t][r].fma(x, weights[r]);
+                    sums[t][r] = P::add(sums[t][r], x, weights[r]);
                 }
             }
         }
         if rest > 0 {
+            let at = |matrix, row, size| at::<P>(matrix, row, k, whole, size);
+            let mut weights = [P::no_weights::<L>(); R];
             for r in 0..R {
-                weights[r] = E::load_partial(at(w, r, k, whole, E::SIZE), rest);
+                let padded = padded(at(w, r, P::W_SIZE), rest * P::W_SIZE);
+                weights[r] = P::load_w::<L>(padded.as_ptr());
             }
             for t in 0..T {
-                let x = F32::load_partial::<L>(at(x, t, k, whole, F32::SIZE), rest);
+                let padded = padded(at(x, t, P::X_SIZE), rest * P::X_SIZE);
+                let x = P::load_x::<L>(padded.as_ptr());
                 for r in 0..R {
-                    sums[t][r] = sums[t][r].fma(x, weights[r]);
+                    sums[t][r] = P::add(sums[t][r], x, weights[r]);
                 }
             }
         }
@@ -170,19 +169,27 @@ unsafe fn dots<L: Lanes, E: Element, const T: usize, const R: usize>(
     }
 }
 
+/// The `count` bytes at `p`, fewer than a vector's, and zeros.
+#[inline(always)]
+unsafe fn padded(p: *const u8, count: usize) -> [u8; 64] {
+    let mut padded = [0; 64];
+    unsafe { std::ptr::copy_nonoverlapping(p, padded.as_mut_ptr(), count) };
+    padded
+}
+
 /// Where vector `step` of row `row` lies, in rows of `k` numbers of `size`
 /// bytes. Wrapping, since overflow checks would halve the speed of unoptimised
 /// profiles; the result is inside the matrix.
 #[inline(always)]
-fn at(matrix: *const u8, row: usize, k: usize, step: usize, size: usize) -> *const u8 {
-    let number = row.wrapping_mul(k).wrapping_add(step.wrapping_mul(LANES));
+fn at<P: Terms>(matrix: *const u8, row: usize, k: usize, step: usize, size: usize) -> *const u8 {
+    let number = row.wrapping_mul(k).wrapping_add(step.wrapping_mul(P::STEP));
     matrix.wrapping_add(number.wrapping_mul(size))
 }
 
 /// The dot product of two vectors of one length.
 #[inline(always)]
 pub(super) unsafe fn dot<L: Lanes>(x: &[f32], y: &[f32]) -> f32 {
-    unsafe { dots::<L, F32, 1, 1>(x.len(), x.as_ptr(), y.as_ptr().cast())[0][0] }
+    unsafe { dots::<L, Widened<F32>, 1, 1>(x.len(), x.as_ptr().cast(), y.as_ptr().cast())[0][0] }
 }
 
 /// `out = out * scale + sum over j of weights[j] * rows[j]`, in the order of j.
@@ -198,7 +205,7 @@ pub(super) unsafe fn weighted_sum<L: Lanes>(op: &WeightedSum<'_>, out: &mut [f32
             let out = out.as_mut_ptr().wrapping_add(step.wrapping_mul(LANES));
             let mut sum = F32::load::<L>(out.cast()).mul(scale);
             for (j, &weight) in op.weights.iter().enumerate() {
-                let row = F32::load(at(rows, j, cols, step, F32::SIZE));
+                let row = F32::load(at::<Widened<F32>>(rows, j, cols, step, F32::SIZE));
                 sum = sum.fma(L::splat(weight), row);
             }
             sum.store(out);
@@ -207,7 +214,8 @@ pub(super) unsafe fn weighted_sum<L: Lanes>(op: &WeightedSum<'_>, out: &mut [f32
             let out = out.get_unchecked_mut(cols - rest..);
             let mut sum = F32::load_partial::<L>(out.as_ptr().cast(), rest).mul(scale);
             for (j, &weight) in op.weights.iter().enumerate() {
-                let row = F32::load_partial(at(rows, j, cols, whole, F32::SIZE), rest);
+                let row =
+                    F32::load_partial(at::<Widened<F32>>(rows, j, cols, whole, F32::SIZE), rest);
                 sum = sum.fma(L::splat(weight), row);
             }
             let mut padded = [0.0; LANES];

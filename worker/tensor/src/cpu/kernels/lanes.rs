@@ -7,6 +7,8 @@
 
 use half::{bf16, f16};
 
+use crate::encoding::f8_to_f32;
+
 /// Numbers in a vector.
 pub(super) const LANES: usize = 16;
 
@@ -16,10 +18,19 @@ pub(super) const LANES: usize = 16;
 /// Callers run only where the implementation's instruction set exists, and
 /// pointers are valid for the numbers that a function names.
 pub(super) trait Lanes: Copy {
+    /// Sixteen pairs of bf16.
+    type Pairs: Copy;
+
     unsafe fn splat(value: f32) -> Self;
     unsafe fn load_f32(p: *const u8) -> Self;
     unsafe fn load_bf16(p: *const u8) -> Self;
     unsafe fn load_f16(p: *const u8) -> Self;
+    /// Bytes in E4M3, divided by 256.
+    unsafe fn load_f8(p: *const u8) -> Self;
+    unsafe fn load_pairs(p: *const u8) -> Self::Pairs;
+    /// Adds the products of the second numbers of the pairs, then those of the
+    /// first; each sum is rounded once.
+    unsafe fn dot_pairs(self, a: Self::Pairs, b: Self::Pairs) -> Self;
     unsafe fn store(self, p: *mut f32);
     unsafe fn mul(self, other: Self) -> Self;
     /// `self + a * b`, rounded once.
@@ -56,6 +67,93 @@ pub(super) trait Element {
 pub(super) struct F32;
 pub(super) struct Bf16;
 pub(super) struct F16;
+/// E4M3, divided by 256.
+pub(super) struct F8;
+
+/// How a vector of activations and one of weights become terms of sums.
+pub(super) trait Terms {
+    /// Bytes of an activation.
+    const X_SIZE: usize;
+    /// Bytes of a weight.
+    const W_SIZE: usize;
+    /// Numbers in a vector.
+    const STEP: usize;
+    type X<L: Lanes>: Copy;
+    type W<L: Lanes>: Copy;
+
+    /// What a register holds before it is loaded.
+    ///
+    /// # Safety
+    /// As [`Lanes`], here and below; pointers are valid for `STEP` numbers.
+    unsafe fn no_weights<L: Lanes>() -> Self::W<L>;
+    unsafe fn load_x<L: Lanes>(p: *const u8) -> Self::X<L>;
+    unsafe fn load_w<L: Lanes>(p: *const u8) -> Self::W<L>;
+    unsafe fn add<L: Lanes>(sum: L, x: Self::X<L>, w: Self::W<L>) -> L;
+}
+
+/// f32 activations, and weights that are widened to f32.
+pub(super) struct Widened<E>(std::marker::PhantomData<E>);
+
+/// Both in bf16.
+pub(super) struct Bf16Pairs;
+
+// SAFETY (both): the callee's contract is the caller's.
+impl<E: Element> Terms for Widened<E> {
+    const X_SIZE: usize = F32::SIZE;
+    const W_SIZE: usize = E::SIZE;
+    const STEP: usize = LANES;
+    type X<L: Lanes> = L;
+    type W<L: Lanes> = L;
+
+    #[inline(always)]
+    unsafe fn no_weights<L: Lanes>() -> L {
+        unsafe { L::splat(0.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_x<L: Lanes>(p: *const u8) -> L {
+        unsafe { L::load_f32(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_w<L: Lanes>(p: *const u8) -> L {
+        unsafe { E::load(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn add<L: Lanes>(sum: L, x: L, w: L) -> L {
+        unsafe { sum.fma(x, w) }
+    }
+}
+
+impl Terms for Bf16Pairs {
+    const X_SIZE: usize = Bf16::SIZE;
+    const W_SIZE: usize = Bf16::SIZE;
+    const STEP: usize = 2 * LANES;
+    type X<L: Lanes> = L::Pairs;
+    type W<L: Lanes> = L::Pairs;
+
+    #[inline(always)]
+    unsafe fn no_weights<L: Lanes>() -> L::Pairs {
+        let zeros = [0u8; 64];
+        unsafe { L::load_pairs(zeros.as_ptr()) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_x<L: Lanes>(p: *const u8) -> L::Pairs {
+        unsafe { L::load_pairs(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_w<L: Lanes>(p: *const u8) -> L::Pairs {
+        unsafe { L::load_pairs(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn add<L: Lanes>(sum: L, x: L::Pairs, w: L::Pairs) -> L {
+        unsafe { sum.dot_pairs(x, w) }
+    }
+}
 
 // SAFETY (all three): the callee's contract is the caller's.
 impl Element for F32 {
@@ -82,6 +180,14 @@ impl Element for F16 {
     }
 }
 
+impl Element for F8 {
+    const SIZE: usize = 1;
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(p: *const u8) -> L {
+        unsafe { L::load_f8(p) }
+    }
+}
+
 /// Portable, and the oracle of the others.
 #[derive(Clone, Copy)]
 pub(super) struct Portable([f32; LANES]);
@@ -102,6 +208,8 @@ impl Portable {
 // SAFETY (of each body): needs no instruction set; pointers are the caller's
 // contract.
 impl Lanes for Portable {
+    type Pairs = [[bf16; 2]; LANES];
+
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         Portable([value; LANES])
@@ -120,6 +228,31 @@ impl Lanes for Portable {
     #[inline(always)]
     unsafe fn load_f16(p: *const u8) -> Self {
         unsafe { Portable::load_with(p, |b| f16::from_le_bytes(b).to_f32()) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f8(p: *const u8) -> Self {
+        // Exact: E4M3 has no numbers near f32's smallest.
+        unsafe { Portable::load_with(p, |[b]| f8_to_f32(b) / 256.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_pairs(p: *const u8) -> Self::Pairs {
+        let mut pairs = [[bf16::ZERO; 2]; LANES];
+        for (i, number) in pairs.as_flattened_mut().iter_mut().enumerate() {
+            *number = bf16::from_le_bytes(unsafe { *p.add(2 * i).cast::<[u8; 2]>() });
+        }
+        pairs
+    }
+
+    #[inline(always)]
+    unsafe fn dot_pairs(mut self, a: Self::Pairs, b: Self::Pairs) -> Self {
+        for i in 0..LANES {
+            for half in [1, 0] {
+                self.0[i] = a[i][half].to_f32().mul_add(b[i][half].to_f32(), self.0[i]);
+            }
+        }
+        self
     }
 
     #[inline(always)]

@@ -16,10 +16,24 @@ unsafe fn sum_8(v: __m256) -> f32 {
     }
 }
 
+/// 16 bytes in E4M3 as f16, divided by 256: the bits but for the exponent's
+/// bias.
+#[inline(always)]
+unsafe fn f8_as_f16(p: *const u8) -> __m256i {
+    unsafe {
+        let wide = _mm256_cvtepu8_epi16(_mm_loadu_si128(p.cast()));
+        let sign = _mm256_and_si256(wide, _mm256_set1_epi16(0x80));
+        let rest = _mm256_and_si256(wide, _mm256_set1_epi16(0x7f));
+        _mm256_or_si256(_mm256_slli_epi16::<8>(sign), _mm256_slli_epi16::<7>(rest))
+    }
+}
+
 #[derive(Clone, Copy)]
-pub(super) struct Avx2(__m256, __m256);
+pub(super) struct Avx2(pub(super) __m256, pub(super) __m256);
 
 impl Lanes for Avx2 {
+    type Pairs = (__m256i, __m256i);
+
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         unsafe { Avx2(_mm256_set1_ps(value), _mm256_set1_ps(value)) }
@@ -58,6 +72,41 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn load_f8(p: *const u8) -> Self {
+        unsafe {
+            let wide = f8_as_f16(p);
+            Avx2(
+                _mm256_cvtph_ps(_mm256_castsi256_si128(wide)),
+                _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(wide)),
+            )
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_pairs(p: *const u8) -> Self::Pairs {
+        unsafe {
+            let p = p.cast::<__m256i>();
+            (_mm256_loadu_si256(p), _mm256_loadu_si256(p.add(1)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_pairs(self, a: Self::Pairs, b: Self::Pairs) -> Self {
+        unsafe {
+            let upper = |v| {
+                let mask = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+                _mm256_castsi256_ps(_mm256_and_si256(v, mask))
+            };
+            let lower = |v| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(v));
+            let add = |sum, a, b| {
+                let sum = _mm256_fmadd_ps(upper(a), upper(b), sum);
+                _mm256_fmadd_ps(lower(a), lower(b), sum)
+            };
+            Avx2(add(self.0, a.0, b.0), add(self.1, a.1, b.1))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
         unsafe {
             _mm256_storeu_ps(p, self.0);
@@ -91,10 +140,13 @@ impl Lanes for Avx2 {
     }
 }
 
+/// With or without dot products of bf16.
 #[derive(Clone, Copy)]
-pub(super) struct Avx512(__m512);
+pub(super) struct Avx512<const BF16: bool = false>(pub(super) __m512);
 
-impl Lanes for Avx512 {
+impl<const BF16: bool> Lanes for Avx512<BF16> {
+    type Pairs = __m512i;
+
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         unsafe { Avx512(_mm512_set1_ps(value)) }
@@ -116,6 +168,33 @@ impl Lanes for Avx512 {
     #[inline(always)]
     unsafe fn load_f16(p: *const u8) -> Self {
         unsafe { Avx512(_mm512_cvtph_ps(_mm256_loadu_si256(p.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f8(p: *const u8) -> Self {
+        unsafe { Avx512(_mm512_cvtph_ps(f8_as_f16(p))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_pairs(p: *const u8) -> __m512i {
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_pairs(self, a: __m512i, b: __m512i) -> Self {
+        unsafe {
+            if BF16 {
+                let pairs = |v| std::mem::transmute::<__m512i, __m512bh>(v);
+                return Avx512(_mm512_dpbf16_ps(self.0, pairs(a), pairs(b)));
+            }
+            let upper = |v| {
+                let mask = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+                _mm512_castsi512_ps(_mm512_and_si512(v, mask))
+            };
+            let lower = |v| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(v));
+            let sum = _mm512_fmadd_ps(upper(a), upper(b), self.0);
+            Avx512(_mm512_fmadd_ps(lower(a), lower(b), sum))
+        }
     }
 
     #[inline(always)]

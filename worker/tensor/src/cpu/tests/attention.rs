@@ -186,7 +186,7 @@ fn exact_attention(variant: &Variant) -> Vec<f64> {
 
 #[test]
 fn attention_is_what_its_definition_says() {
-    let device = CpuDevice::new(1).unwrap();
+    let device = CpuDevice::new(&CpuOptions::new(1)).unwrap();
     for variant in Variant::all() {
         let found = Run::new(&device, &variant, &[0, 1, 2, 3, 4]).chunk(0, LEN, false);
         let exact = exact_attention(&variant);
@@ -199,7 +199,7 @@ fn attention_is_what_its_definition_says() {
 
 #[test]
 fn attention_bits_do_not_depend_on_chunks_blocks_company_or_threads() {
-    let reference = CpuDevice::new(1).unwrap();
+    let reference = CpuDevice::new(&CpuOptions::new(1)).unwrap();
     for variant in Variant::all() {
         let whole = Run::new(&reference, &variant, &[0, 1, 2, 3, 4]).chunk(0, LEN, false);
         for device in devices() {
@@ -213,7 +213,11 @@ fn attention_bits_do_not_depend_on_chunks_blocks_company_or_threads() {
                     .windows(2)
                     .flat_map(|cut| run.chunk(cut[0], cut[1], cut[0] % 2 == 0))
                     .collect();
-                assert!(chunks == whole, "{variant:?} {:?} {cuts:?}", device.kernels);
+                assert!(
+                    chunks == whole,
+                    "{variant:?} {:?} {cuts:?}",
+                    device.compute.isa()
+                );
             }
         }
     }
@@ -221,7 +225,7 @@ fn attention_bits_do_not_depend_on_chunks_blocks_company_or_threads() {
 
 #[test]
 fn refuses_heads_and_sinks_that_do_not_fit() {
-    let device = CpuDevice::new(1).unwrap();
+    let device = CpuDevice::new(&CpuOptions::new(1)).unwrap();
     let pool = device.kv_pool(&KV).unwrap();
     let inputs = device.inputs(&KV);
     let few = vec![0.0; HEADS - 1];

@@ -15,7 +15,7 @@ const IN: usize = 70;
 const OUT: usize = 90;
 
 fn routed(routing: &Routing, logits: &[f32], bias: Option<&Vec<f32>>) -> CpuRoutes {
-    let device = CpuDevice::new(1).unwrap();
+    let device = CpuDevice::new(&CpuOptions::new(1)).unwrap();
     let mut routes = CpuRoutes::default();
     let rows = logits.len() / routing.experts;
     let logits = (&logits.to_vec(), bias);
@@ -35,7 +35,7 @@ fn chosen(routing: &Routing, logits: &[f32], bias: Option<&Vec<f32>>) -> Vec<Vec
         }
     }
     let mut weights = vec![0.0; logits.len()];
-    let device = CpuDevice::new(1).unwrap();
+    let device = CpuDevice::new(&CpuOptions::new(1)).unwrap();
     device
         .combine(&one_hot, experts, &routes, &mut weights)
         .unwrap();
@@ -140,7 +140,7 @@ fn routings_that_cannot_be_are_refused() {
     assert!(groups(2, 1, 2).validate().is_ok());
 }
 
-fn matrices() -> Vec<HostTensor> {
+fn matrices() -> Vec<StoredMatrix> {
     (0..4)
         .map(|expert| {
             let values = numbers(20 + expert, OUT * IN);
@@ -148,7 +148,7 @@ fn matrices() -> Vec<HostTensor> {
                 .into_iter()
                 .flat_map(|v| bf16::from_f32(v).to_le_bytes())
                 .collect();
-            HostTensor::new(DType::Bf16, OUT, IN, data.into()).unwrap()
+            StoredMatrix::new(Encoding::Bf16, (OUT, IN), data.into()).unwrap()
         })
         .collect()
 }
@@ -157,7 +157,7 @@ fn matrices() -> Vec<HostTensor> {
 fn mixture(device: &CpuDevice, logits: &[f32], x: &[f32]) -> Vec<f32> {
     let rows = x.len() / IN;
     let (experts, bias) = (matrices(), numbers(30, 4 * OUT));
-    let back: Vec<HostTensor> = experts
+    let back: Vec<StoredMatrix> = experts
         .iter()
         .map(|expert| expert.transpose_columns(0, 1))
         .collect();
@@ -167,12 +167,18 @@ fn mixture(device: &CpuDevice, logits: &[f32], x: &[f32]) -> Vec<f32> {
     let mut inner = vec![0.0; rows * 2 * OUT];
     let tokens = ExpertInput::Tokens(&x.to_vec());
     device
-        .expert_linear(&experts, Some(&bias), tokens, &routes, &mut inner)
+        .expert_linear(
+            &upload(device, &experts),
+            Some(&bias),
+            tokens,
+            &routes,
+            &mut inner,
+        )
         .unwrap();
     let mut outer = vec![0.0; rows * 2 * IN];
     let routed = ExpertInput::Routes(&inner);
     device
-        .expert_linear(&back, None, routed, &routes, &mut outer)
+        .expert_linear(&upload(device, &back), None, routed, &routes, &mut outer)
         .unwrap();
     let mut out = vec![0.0; rows * IN];
     device.combine(&outer, IN, &routes, &mut out).unwrap();
@@ -183,10 +189,10 @@ fn mixture(device: &CpuDevice, logits: &[f32], x: &[f32]) -> Vec<f32> {
 fn experts_are_what_a_loop_over_them_says() {
     let rows = 9;
     let (logits, x) = (numbers(1, rows * 4), numbers(2, rows * IN));
-    let device = CpuDevice::new(1).unwrap();
+    let device = CpuDevice::new(&CpuOptions::new(1)).unwrap();
     let found = mixture(&device, &logits, &x);
     let bias = numbers(30, 4 * OUT);
-    let weights: Vec<Vec<f32>> = matrices().iter().map(HostTensor::to_f32).collect();
+    let weights: Vec<Vec<f32>> = matrices().iter().map(StoredMatrix::to_f32).collect();
     for (row, chosen) in chosen(&ROUTING, &logits, None).into_iter().enumerate() {
         for column in 0..IN {
             let mut exact = 0.0;
@@ -209,7 +215,7 @@ fn experts_are_what_a_loop_over_them_says() {
 fn expert_bits_do_not_depend_on_company_or_threads() {
     let rows = 133;
     let (logits, x) = (numbers(1, rows * 4), numbers(2, rows * IN));
-    let reference = mixture(&CpuDevice::new(1).unwrap(), &logits, &x);
+    let reference = mixture(&CpuDevice::new(&CpuOptions::new(1)).unwrap(), &logits, &x);
     for device in devices() {
         assert!(mixture(&device, &logits, &x) == reference);
         for row in [0, 17, 132] {
@@ -225,13 +231,14 @@ fn expert_bits_do_not_depend_on_company_or_threads() {
 
 #[test]
 fn experts_that_do_not_fit_are_refused() {
-    let device = CpuDevice::new(1).unwrap();
+    let device = CpuDevice::new(&CpuOptions::new(1)).unwrap();
     let routes = routed(&ROUTING, &[0.0; 8], None);
     let mut experts = matrices();
     let x = vec![0.0; 2 * IN];
     let mut out = vec![0.0; 4 * OUT];
-    let mut run = |experts: &[HostTensor], x: &Vec<f32>| {
-        device.expert_linear(experts, None, ExpertInput::Tokens(x), &routes, &mut out)
+    let mut run = |experts: &[StoredMatrix], x: &Vec<f32>| {
+        let experts = upload(&device, experts);
+        device.expert_linear(&experts, None, ExpertInput::Tokens(x), &routes, &mut out)
     };
     assert!(run(&experts, &x).is_ok());
     assert!(run(&experts, &vec![0.0; IN]).is_err());

@@ -1,0 +1,235 @@
+//! Weight matrices on the CPU, and their products with activations.
+//!
+//! Floats stay as stored, mapped from a file perhaps; blocks of small integers
+//! are packed for the kernels when the matrix is made. Every row of a product
+//! depends on its own activations only, to the bit: not on the rows beside it,
+//! the number of threads or, but for tiles of bf16, the instruction set.
+
+pub(super) mod activations;
+mod packed;
+#[cfg(test)]
+mod tests;
+#[cfg(target_arch = "x86_64")]
+mod tiled;
+
+use super::compute::{Compute, On};
+#[cfg(target_arch = "x86_64")]
+use super::isa::Isa;
+use super::kernels::blocks::ROWS;
+use super::kernels::{ColumnsMut, FloatProduct, Operands, blocks};
+use crate::encoding::{Encoding, StoredMatrix};
+use crate::error::DeviceError;
+use activations::{Quantized, to_bf16};
+pub(super) use packed::Packed;
+#[cfg(target_arch = "x86_64")]
+pub(super) use tiled::Tiled;
+
+/// Multiplications below which waking other threads costs more than it saves.
+const PARALLEL_WORK: usize = 1 << 17;
+/// Parts of a product per thread, to even out how fast threads are.
+const PARTS_PER_THREAD: usize = 8;
+/// What numbers in E4M3 are divided by in the kernels.
+const F8_DIVISOR: f32 = 256.0;
+
+/// Whether products with weights in bf16 round activations to bf16: about twice
+/// as fast where there are many rows, and of the precision that the model was
+/// trained in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bf16Activations {
+    Rounded,
+    Exact,
+}
+
+/// A matrix `[rows, cols]`.
+pub struct Matrix {
+    rows: usize,
+    cols: usize,
+    weights: Weights,
+}
+
+enum Weights {
+    Stored(StoredMatrix, Operands),
+    Packed(Packed),
+    #[cfg(target_arch = "x86_64")]
+    Tiled(Tiled),
+}
+
+impl Weights {
+    fn new(stored: StoredMatrix, on: &Compute) -> Result<Weights, DeviceError> {
+        if let Some(packed) = Packed::new(&stored, &on.pool)? {
+            return Ok(Weights::Packed(packed));
+        }
+        let operands = operands(stored.encoding(), on.bf16_activations);
+        #[cfg(target_arch = "x86_64")]
+        if operands == Operands::Bf16Pairs && on.isa() == Isa::Amx {
+            return Ok(Weights::Tiled(Tiled::new(&stored, &on.pool)?));
+        }
+        Ok(Weights::Stored(with_f8_divisor(stored)?, operands))
+    }
+}
+
+/// Activations `[tokens, cols]` that meet a matrix.
+#[derive(Clone, Copy)]
+pub struct Activations<'a> {
+    pub x: &'a [f32],
+    pub tokens: usize,
+    /// `[rows]`
+    pub bias: Option<&'a [f32]>,
+}
+
+impl Matrix {
+    /// Packs blocks on all threads; floats are only looked at when needed.
+    pub(super) fn new(stored: StoredMatrix, compute: &Compute) -> Result<Matrix, DeviceError> {
+        let (rows, cols) = (stored.rows(), stored.cols());
+        Ok(Matrix {
+            rows,
+            cols,
+            weights: Weights::new(stored, compute)?,
+        })
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Writes row `row` into `out`, which is `cols` long.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn decode_row(&self, row: usize, out: &mut [f32]) {
+        match &self.weights {
+            Weights::Stored(stored, _) => {
+                stored.decode_row(row, out);
+                if stored.encoding() == Encoding::F8 {
+                    out.iter_mut().for_each(|value| *value /= F8_DIVISOR);
+                }
+            }
+            Weights::Packed(packed) => packed.decode_row(row, out),
+            #[cfg(target_arch = "x86_64")]
+            Weights::Tiled(tiled) => tiled.decode_row(row, out),
+        }
+    }
+
+    /// Bytes that a product with a single token reads.
+    pub fn bytes(&self) -> usize {
+        match &self.weights {
+            Weights::Stored(stored, _) => stored.bytes(),
+            Weights::Packed(packed) => packed.bytes(),
+            #[cfg(target_arch = "x86_64")]
+            Weights::Tiled(tiled) => tiled.bytes(),
+        }
+    }
+
+    /// `out = x w^T + bias`, `[tokens, rows]`.
+    pub fn product(
+        &self,
+        activations: Activations<'_>,
+        out: &mut [f32],
+        on: &Compute,
+    ) -> Result<(), DeviceError> {
+        self.product_on(activations, out, on.all())
+    }
+
+    pub(super) fn product_on(
+        &self,
+        activations: Activations<'_>,
+        out: &mut [f32],
+        on: On<'_>,
+    ) -> Result<(), DeviceError> {
+        let Activations { x, tokens, bias } = activations;
+        DeviceError::at_least("linear input", x.len(), tokens * self.cols)?;
+        DeviceError::at_least("linear output", out.len(), tokens * self.rows)?;
+        DeviceError::at_least(
+            "linear bias",
+            bias.map_or(self.rows, <[f32]>::len),
+            self.rows,
+        )?;
+        let x = &x[..tokens * self.cols];
+        let out = ColumnsMut::whole(&mut out[..tokens * self.rows], self.rows);
+        match &self.weights {
+            Weights::Stored(stored, operands) => {
+                let rounded = (*operands == Operands::Bf16Pairs).then(|| to_bf16(x));
+                let x = match &rounded {
+                    Some(rounded) => bytemuck::cast_slice(rounded),
+                    None => bytemuck::cast_slice(x),
+                };
+                self.split(tokens, out, on, &|mut part| {
+                    let rows = part.first()..part.first() + part.width();
+                    let op = FloatProduct {
+                        k: self.cols,
+                        x,
+                        w: stored.row_bytes(part.first(), part.width()),
+                        operands: *operands,
+                        row_scales: stored.row_scales().map(|scales| &scales[rows.clone()]),
+                        bias: bias.map(|bias| &bias[rows]),
+                    };
+                    on.kernels.floats(&op, &mut part);
+                });
+            }
+            Weights::Packed(packed) => {
+                let form = blocks::form(on.kernels.isa(), packed.layout(), tokens);
+                let x = Quantized::new(x, self.cols, form, on);
+                self.split(tokens, out, on, &|mut part| {
+                    let bias = bias.map(|bias| &bias[part.first()..]);
+                    let op = packed.rows_from(part.first(), bias);
+                    on.kernels.blocks(&op, &x, &mut part);
+                });
+            }
+            #[cfg(target_arch = "x86_64")]
+            Weights::Tiled(tiled) => {
+                let x = tiled.activations(x, self.cols);
+                self.split(tokens, out, on, &|mut part| {
+                    let bias = bias.map(|bias| &bias[part.first()..]);
+                    let op = tiled.rows_from(part.first(), bias);
+                    on.kernels.tiles(&op, &x, &mut part);
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls `compute` with parts of the columns, on as many threads as they
+    /// are worth.
+    fn split(
+        &self,
+        tokens: usize,
+        out: ColumnsMut<'_>,
+        on: On<'_>,
+        compute: &(dyn Fn(ColumnsMut<'_>) + Sync),
+    ) {
+        let worth = tokens * self.rows * self.cols >= PARALLEL_WORK;
+        let Some(pool) = on.pool.filter(|_| worth) else {
+            return compute(out);
+        };
+        let parts = pool.threads() * PARTS_PER_THREAD;
+        // Whole cache lines of a row, and whole groups of packed rows.
+        let width = self.rows.div_ceil(parts).next_multiple_of(ROWS);
+        out.split(pool, width, compute);
+    }
+}
+
+fn operands(encoding: Encoding, bf16: Bf16Activations) -> Operands {
+    match encoding {
+        Encoding::Bf16 if bf16 == Bf16Activations::Rounded => Operands::Bf16Pairs,
+        Encoding::Bf16 => Operands::Bf16,
+        Encoding::F16 => Operands::F16,
+        Encoding::F8 => Operands::F8,
+        _ => Operands::F32,
+    }
+}
+
+/// Undoes in the scales of rows what the kernels' E4M3 is divided by.
+fn with_f8_divisor(stored: StoredMatrix) -> Result<StoredMatrix, DeviceError> {
+    if stored.encoding() != Encoding::F8 {
+        return Ok(stored);
+    }
+    let scales = match stored.row_scales() {
+        Some(scales) => scales.iter().map(|scale| scale * F8_DIVISOR).collect(),
+        None => vec![F8_DIVISOR; stored.rows()],
+    };
+    stored.with_row_scales(scales)
+}
