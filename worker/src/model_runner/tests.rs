@@ -28,7 +28,8 @@ fn model() -> Box<dyn CausalLm> {
         "/models/tests/fixtures/llama3-gqa-tied-sharded"
     );
     let options = LoadOptions {
-        threads: 1,
+        cpu: models::CpuOptions::new(1),
+        quantize: None,
         block_size: 16,
         total_blocks: 12,
     };
