@@ -23,7 +23,10 @@ fn churn(index: &PrefixIndex, writer: u64, change: u64, state: &mut u64) {
     let worker = 1 + writer as u32 * 4 + next(state, 4) as u32;
     let (from, blocks) = (1 + next(state, HELD), 1 + next(state, 20));
     let branch = 1000 + change * 8 + writer * 1_000_000_000;
-    match next(state, 8) {
+    match next(state, 12) {
+        // All of the chain, whose list of holders is so replaced and used again.
+        8..10 => store(index, worker, 0, 1..=HELD),
+        10..12 => remove(index, worker, (1..=HELD).rev()),
         0..3 => store(index, worker, from - 1, from..=(from + blocks).min(HELD)),
         3 => store(index, worker, from - 1, branch..branch + blocks),
         4 => remove(index, worker, (from..=(from + blocks).min(HELD)).rev()),
@@ -46,6 +49,10 @@ fn lookups_missing(
     changes: u64,
 ) -> (u64, u64) {
     let index = PrefixIndex::default();
+    // Some come before the steady worker in lists of holders, some after it.
+    (1..=8)
+        .step_by(2)
+        .for_each(|worker| store(&index, worker, 0, [1]));
     store(&index, STEADY, 0, 1..=HELD);
     let (stop, wrong, all) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     let read = || {
