@@ -121,7 +121,7 @@ impl PrefixIndex {
         loop {
             let root = self.shared.root.load();
             let is_current = || Arc::ptr_eq(&root, &self.shared.root.load());
-            if walk::walk(&root, is_current, (hashes, ticks(now)), overlaps) {
+            if walk::walk(&root, (is_current, || ()), (hashes, ticks(now)), overlaps) {
                 return;
             }
         }

@@ -26,16 +26,18 @@ enum Look {
 }
 
 /// Fills `overlaps` for a prompt of `hashes`. `false`: `root` is too old.
+/// `pause` is called where a change would come at the worst time: when a run's
+/// record is read and its list is not.
 pub(super) fn walk(
     root: &Root,
-    is_current: impl Fn() -> bool,
+    (is_current, pause): (impl Fn() -> bool, impl Fn()),
     (hashes, now): (&[u64], Ticks),
     overlaps: &mut Overlaps,
 ) -> bool {
     overlaps.clear();
     let mut at = 0;
     while at < hashes.len() {
-        match look(root, (&hashes[at..], now), overlaps) {
+        match look(root, &pause, (&hashes[at..], now), overlaps) {
             Look::Run(reading) => {
                 at += reading.blocks as usize;
                 if !overlaps.commit(reading) {
@@ -51,7 +53,12 @@ pub(super) fn walk(
     is_current()
 }
 
-fn look(root: &Root, (hashes, now): (&[u64], Ticks), overlaps: &mut Overlaps) -> Look {
+fn look(
+    root: &Root,
+    pause: &impl Fn(),
+    (hashes, now): (&[u64], Ticks),
+    overlaps: &mut Overlaps,
+) -> Look {
     let Some(slot) = root.slot(hashes[0]) else {
         return Look::Miss;
     };
@@ -74,6 +81,7 @@ fn look(root: &Root, (hashes, now): (&[u64], Ticks), overlaps: &mut Overlaps) ->
     if !(range.start..range.end).contains(&place.depth) {
         return Look::Again;
     }
+    pause();
     let blocks = extent(root, place, range, hashes) as u32;
     let reading = Reading { blocks, now };
     if !stage(root, (holders, reading), overlaps) {

@@ -23,7 +23,10 @@ fn churn(index: &PrefixIndex, writer: u64, change: u64, state: &mut u64) {
     let worker = 1 + writer as u32 * 4 + next(state, 4) as u32;
     let (from, blocks) = (1 + next(state, HELD), 1 + next(state, 20));
     let branch = 1000 + change * 8 + writer * 1_000_000_000;
-    match next(state, 8) {
+    match next(state, 12) {
+        // All of the chain, whose list of holders is so replaced and used again.
+        8..10 => store(index, worker, 0, 1..=HELD),
+        10..12 => remove(index, worker, (1..=HELD).rev()),
         0..3 => store(index, worker, from - 1, from..=(from + blocks).min(HELD)),
         3 => store(index, worker, from - 1, branch..branch + blocks),
         4 => remove(index, worker, (from..=(from + blocks).min(HELD)).rev()),
@@ -46,6 +49,10 @@ fn lookups_missing(
     changes: u64,
 ) -> (u64, u64) {
     let index = PrefixIndex::default();
+    // Some come before the steady worker in lists of holders, some after it.
+    (1..=8)
+        .step_by(2)
+        .for_each(|worker| store(&index, worker, 0, [1]));
     store(&index, STEADY, 0, 1..=HELD);
     let (stop, wrong, all) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     let read = || {
@@ -93,4 +100,63 @@ fn control_a_change_in_two_steps_is_seen_torn() {
     };
     let (wrong, all) = lookups_missing(torn, 20_000);
     assert!(wrong > 0, "none of {all} lookups saw it");
+}
+
+/// What a lookup finds of worker 2, if `change` comes at the worst time.
+fn found_beside(index: &PrefixIndex, change: impl Fn()) -> Option<u32> {
+    let changed = std::cell::Cell::new(false);
+    let once = || {
+        if !changed.replace(true) {
+            change();
+        }
+    };
+    let prompt: Vec<u64> = (1..=10).collect();
+    let mut overlaps = Overlaps::default();
+    let mut done = false;
+    while !done {
+        let root = index.shared.root.load();
+        let is_current = || Arc::ptr_eq(&root, &index.shared.root.load());
+        done = walk::walk(&root, (is_current, &once), (&prompt, 0), &mut overlaps);
+    }
+    assert!(changed.get(), "the lookup came to no run");
+    overlaps.of(WorkerSlot(2)).map(|overlap| overlap.blocks)
+}
+
+#[test]
+fn a_list_used_again_while_it_is_read_is_read_anew() {
+    let index = PrefixIndex::default();
+    (1..=3).for_each(|worker| store(&index, worker, 0, 1..=10));
+    (4..=7).for_each(|worker| store(&index, worker, 0, [100]));
+    let found = found_beside(&index, || {
+        remove(&index, 1, 1..=10);
+        // Three others take the list that three had.
+        (5..=7).for_each(|worker| store(&index, worker, 0, [200]));
+    });
+    assert_eq!(found, Some(10));
+}
+
+#[test]
+fn a_run_used_again_while_it_is_read_is_read_anew() {
+    let index = PrefixIndex::default();
+    store(&index, 1, 0, 1..=10);
+    store(&index, 2, 0, 1..=5);
+    let found = found_beside(&index, || {
+        // The first five move to the run of the others, and theirs is free.
+        store(&index, 2, 5, 6..=10);
+        store(&index, 3, 0, 201..=240);
+        store(&index, 1, 0, 301..=340);
+    });
+    assert!(matches!(found, Some(5 | 10)), "{found:?}");
+}
+
+#[test]
+fn a_segment_replaced_while_it_is_read_is_read_anew() {
+    let index = PrefixIndex::default();
+    store(&index, 2, 0, 1..=10);
+    let found = found_beside(&index, || {
+        remove(&index, 2, 1..=10);
+        store(&index, 3, 0, 1000..=9000);
+        store(&index, 2, 0, 1..=10);
+    });
+    assert_eq!(found, Some(10));
 }
