@@ -254,7 +254,11 @@ impl Cluster {
 
     /// A worker has reported its load.
     fn measure_room(&self) {
-        let room = self.state().room();
+        let (room, sequences) = {
+            let state = self.state();
+            (state.room(), state.reported_sequences())
+        };
+        self.metrics.reported_sequences.set(sequences as f64);
         self.room.send_replace(room);
     }
 

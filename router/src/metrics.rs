@@ -44,6 +44,8 @@ pub struct Metrics {
     pub tokenize_duration: Histogram,
     pub plan_duration: Histogram,
     pub connected_workers: Gauge,
+    /// Sequences that all workers together report.
+    pub reported_sequences: Gauge,
     /// Workers as membership says, connected or not.
     pub members: Gauge,
     /// 1 while the source of membership answers.
@@ -97,6 +99,7 @@ impl Metrics {
             tokenize_duration: histogram!("kvasir_router_tokenize_duration_seconds"),
             plan_duration: histogram!("kvasir_router_plan_duration_seconds"),
             connected_workers: gauge!("kvasir_router_connected_workers"),
+            reported_sequences: gauge!("kvasir_router_reported_sequences"),
             members: gauge!("kvasir_router_members"),
             membership_up: gauge!("kvasir_router_membership_up"),
             index_blocks: gauge!("kvasir_router_index_blocks"),
@@ -263,6 +266,10 @@ fn describe() {
     describe_gauge!(
         "kvasir_router_connected_workers",
         "Workers whose events flow"
+    );
+    describe_gauge!(
+        "kvasir_router_reported_sequences",
+        "Sequences running or waiting, as all workers together report"
     );
     describe_gauge!(
         "kvasir_router_members",

@@ -275,6 +275,10 @@ impl State {
         }
     }
 
+    pub fn reported_sequences(&self) -> u64 {
+        self.view.reported_sequences()
+    }
+
     pub fn policy(&self) -> PolicyName {
         self.policy_name
     }

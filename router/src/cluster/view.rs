@@ -7,10 +7,13 @@
 
 use std::time::Duration;
 
+mod room;
+
 use kvcache_index::{KvEvent, PrefixIndex, WorkerSlot};
 use rustc_hash::FxHashMap;
 
 use crate::plan::{Ask, Candidate, Choice, Load, Policy, Role};
+use room::Room;
 
 /// A worker's start that is not to be tried again for a sequence.
 pub type Excluded = Vec<(WorkerSlot, u64)>;
@@ -53,28 +56,18 @@ pub struct View {
     last_booking: u64,
     /// Kept from call to call for its memory.
     candidates: Vec<Candidate>,
-    /// Of the sequences placed.
-    mean_uncached: Mean,
-    /// Of the last sequence placed; 0 before.
-    block_size: f64,
+    room: Room,
+    /// Sum of what workers report.
+    reported_sequences: u64,
 }
-
-/// Prompt work that a worker may have waiting, in milliseconds: more is better
-/// kept in the router. Less would leave it too little choice, and the worker too
-/// little to do when it finishes.
-const BACKLOG_MS: f64 = 1500.0;
-/// Assumed while no worker has reported a rate.
-const UNKNOWN_TOKENS_PER_MS: f64 = 10.0;
-
-/// A mean in which the last hundred or so values count.
-#[derive(Clone, Copy, Debug, Default)]
-struct Mean(f64);
 
 #[derive(Debug)]
 struct Worker {
     member: Member,
     /// Takes work.
     available: bool,
+    /// As last counted; `None`: it takes no work.
+    room: Option<usize>,
     report: Report,
     unreported: Unreported,
     /// Bookings it has accepted since its last report.
@@ -120,7 +113,7 @@ impl View {
     /// Adds a worker, or a new start of one, of which nothing is left then. It
     /// takes work once [`View::set_available`] says so.
     pub fn join(&mut self, slot: WorkerSlot, member: Member) {
-        self.index.remove_worker(slot);
+        self.remove(slot);
         let at = slot.0 as usize;
         if self.workers.len() <= at {
             self.workers.resize_with(at + 1, || None);
@@ -128,6 +121,7 @@ impl View {
         self.workers[at] = Some(Worker {
             member,
             available: false,
+            room: None,
             report: Report::default(),
             unreported: Unreported::default(),
             accepted: Vec::new(),
@@ -135,9 +129,11 @@ impl View {
     }
 
     pub fn remove(&mut self, slot: WorkerSlot) {
+        self.set_available(slot, false);
         self.index.remove_worker(slot);
-        if let Some(worker) = self.workers.get_mut(slot.0 as usize) {
-            *worker = None;
+        let worker = self.workers.get_mut(slot.0 as usize);
+        if let Some(worker) = worker.and_then(Option::take) {
+            self.reported_sequences -= u64::from(worker.report.sequences);
         }
     }
 
@@ -145,6 +141,7 @@ impl View {
         if let Some(worker) = self.worker_mut(slot) {
             worker.available = available;
         }
+        self.count_room(slot);
     }
 
     /// The worker's own word on its load.
@@ -156,6 +153,8 @@ impl View {
         else {
             return;
         };
+        self.reported_sequences -= u64::from(worker.report.sequences);
+        self.reported_sequences += u64::from(report.sequences);
         worker.report = report;
         for id in std::mem::take(&mut worker.accepted) {
             let shares = self.bookings.get_mut(&id).into_iter();
@@ -166,6 +165,7 @@ impl View {
                 }
             }
         }
+        self.count_room(slot);
     }
 
     pub fn apply(&mut self, slot: WorkerSlot, event: &KvEvent) {
@@ -213,36 +213,15 @@ impl View {
         &self.candidates
     }
 
-    /// Sequences that could begin soon, beside those there are: what is more is
-    /// better kept in the router, until it is known which worker is free first.
-    /// `None` without a worker that takes any.
-    pub fn room(&self) -> Option<usize> {
-        let workers = self.workers.iter().flatten();
-        let available = workers.filter(|worker| worker.available);
-        available
-            .map(|worker| self.room_on(&worker.load()))
-            .reduce(usize::saturating_add)
+    /// Sequences that all workers together say they have.
+    pub fn reported_sequences(&self) -> u64 {
+        self.reported_sequences
     }
 
-    fn room_on(&self, load: &Load) -> usize {
-        let rate = f64::from(load.prefill_tokens_per_second) / 1000.0;
-        let rate = match rate > 0.0 {
-            true => rate,
-            false => UNKNOWN_TOKENS_PER_MS,
-        };
-        let spare = BACKLOG_MS * rate - load.queued_tokens as f64;
-        if spare <= 0.0 {
-            return 0;
-        }
-        let each = self.mean_uncached.0.max(1.0);
-        let by_time = 1.0 + spare / each;
-        let by_memory = match load.total_blocks {
-            // It has not reported yet.
-            0 => f64::INFINITY,
-            _ => f64::from(load.free_blocks) * self.block_size.max(1.0) / each,
-        };
-        let idle = usize::from(load.sequences == 0);
-        (by_time.min(by_memory) as usize).max(idle)
+    /// Sequences that could begin soon, beside those there are; `None` without a
+    /// worker that takes any.
+    pub fn room(&self) -> Option<usize> {
+        self.room.total()
     }
 
     /// What the last call of [`View::candidates`] gave.
@@ -280,10 +259,13 @@ impl View {
                 prefill: None,
             },
         };
-        self.mean_uncached.add(uncached as f64);
-        self.block_size = ask.block_size as f64;
+        self.room.placed(uncached, ask.block_size);
         self.last_booking += 1;
         self.bookings.insert(self.last_booking, booked);
+        [Some(decode), prefill]
+            .into_iter()
+            .flatten()
+            .for_each(|slot| self.count_room(slot));
         Placed {
             booking: self.last_booking,
             decode,
@@ -321,17 +303,22 @@ impl View {
             {
                 worker.unreported.remove(share);
             }
+            self.count_room(share.worker);
         }
+    }
+
+    /// A worker's load or state changed.
+    fn count_room(&mut self, slot: WorkerSlot) {
+        let Some(Some(worker)) = self.workers.get_mut(slot.0 as usize) else {
+            return;
+        };
+        let room = worker.available.then(|| self.room.on(&worker.load()));
+        self.room.change(worker.room, room);
+        worker.room = room;
     }
 
     fn worker_mut(&mut self, slot: WorkerSlot) -> Option<&mut Worker> {
         self.workers.get_mut(slot.0 as usize)?.as_mut()
-    }
-}
-
-impl Mean {
-    fn add(&mut self, value: f64) {
-        self.0 += (value - self.0) / 100.0;
     }
 }
 

@@ -33,6 +33,8 @@ const DRAIN_PRIOR_SECONDS: f64 = 0.2;
 pub struct Rates {
     /// Steps with prefill: tokens, and seconds each took.
     prefill: VecDeque<(usize, f64)>,
+    /// What they come to, in tokens per second.
+    prefill_rate: f32,
     /// Steps without prefill, in seconds.
     decode: VecDeque<f64>,
     /// Steps that left sequences waiting: tokens that left the queue, and
@@ -67,11 +69,16 @@ impl Rates {
         };
         let prefill = (seconds - decode).max(seconds / 2.0);
         push(&mut self.prefill, (step.prefill_tokens, prefill));
+        self.prefill_rate = self.median_prefill_rate();
     }
 
     /// 0 while unknown. The median by tokens: half of all recent prompt tokens
     /// went faster.
     pub fn prefill_tokens_per_second(&self) -> f32 {
+        self.prefill_rate
+    }
+
+    fn median_prefill_rate(&self) -> f32 {
         let mut rates: Vec<(f64, usize)> = self
             .prefill
             .iter()
