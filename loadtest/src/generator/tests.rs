@@ -321,7 +321,8 @@ async fn a_run_that_is_stopped_keeps_all_records() {
     let (result, ()) = tokio::join!(driven, stopping);
     let result = result.unwrap();
     assert!(result.stopped);
-    assert_eq!(result.records.len() as u64, server.requests());
+    // One may have been launched, and not have come to the server yet.
+    assert!(result.records.len() as u64 >= server.requests());
     let outcomes = outcomes(&result);
     assert!(outcomes[&Outcome::Complete] > 5 && outcomes[&Outcome::Unfinished] > 5);
     assert_eq!(outcomes.len(), 2, "{outcomes:?}");
