@@ -66,9 +66,9 @@ pub enum Pace {
 pub struct Limits {
     /// Requests sent, turns of conversations counted.
     pub requests: Option<u64>,
-    /// Nothing is sent after it.
+    /// Nothing that is due after it is sent.
     pub duration: Option<Duration>,
-    /// After `duration`, so long may what is under way take.
+    /// After `duration`, so long may what was due before it take.
     pub grace: Duration,
 }
 
@@ -159,6 +159,7 @@ pub async fn run(plan: RunPlan, workload: Box<dyn Workload>) -> Result<RunResult
     };
     let display = plan.display;
     let (limits, stop, health) = (plan.limits, plan.stop.clone(), plan.health);
+    let is_closed = matches!(plan.pace, Pace::Closed { .. });
     let start = Instant::now() + LEAD_IN;
     let started_at = SystemTime::now() + LEAD_IN;
     let mut threads = Threads::start(plan, endpoint, workload, start)?;
@@ -173,8 +174,13 @@ pub async fn run(plan: RunPlan, workload: Box<dyn Workload>) -> Result<RunResult
             Some(deadline) => tokio::time::sleep_until(deadline).await,
             None => std::future::pending().await,
         }
-        threads.closing.cancel();
+        // An open loop plans nothing beyond it; what was due before and is late
+        // is still sent.
+        if is_closed {
+            threads.closing.cancel();
+        }
         tokio::time::sleep(limits.grace).await;
+        threads.closing.cancel();
         threads.ending.cancel();
         std::future::pending().await
     };

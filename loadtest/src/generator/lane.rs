@@ -19,8 +19,8 @@ use super::feed::{Heard, Launch, Ready};
 use super::health::Delays;
 use super::pacer::Pacer;
 use super::tally::Tally;
-use crate::client::Client;
-use crate::record::Record;
+use crate::client::{Answer, Client};
+use crate::record::{Chunk, Outcome, Record};
 use conversations::Conversations;
 
 /// Between two looks at whether the event loop still turns.
@@ -68,6 +68,13 @@ struct Due {
     slot: OwnedSemaphorePermit,
 }
 
+/// How a request ended.
+struct End {
+    answer: Answer,
+    outcome: Outcome,
+    at: Instant,
+}
+
 impl Lane {
     pub(super) fn new(rules: Rules, client: Client, pacer: Pacer, tally: Arc<Tally>) -> Lane {
         Lane {
@@ -92,9 +99,7 @@ impl Lane {
     ) -> LaneResult {
         let outbox = RefCell::new(Vec::new());
         {
-            let launches = self.launch_all(&mut launch_rx, &outbox);
-            let launches = closing.run_until_cancelled(launches);
-            let mut launches = pin!(launches);
+            let mut launches = pin!(self.launch_all(&mut launch_rx, &outbox, &closing));
             let mut launching = true;
             let mut heartbeat = pin!(self.watch_for_stalls());
             let conversations = Conversations {
@@ -123,44 +128,127 @@ impl Lane {
         }
     }
 
-    /// Puts every request into `outbox` at its time.
-    async fn launch_all(&self, launch_rx: &mut mpsc::Receiver<Launch>, outbox: &RefCell<Vec<Due>>) {
-        self.pacer.wait(self.rules.start).await;
-        loop {
-            let due = if self.rules.closed {
-                let slot = self.slot().await;
-                let scheduled = Instant::now();
-                let Some(launch) = launch_rx.recv().await else {
-                    return;
-                };
-                self.due(launch.request, scheduled, slot)
-            } else {
-                let Some(launch) = launch_rx.recv().await else {
-                    return;
-                };
-                let scheduled = self.rules.start + launch.scheduled.unwrap_or_default();
-                self.at(launch.request, scheduled).await
-            };
+    /// Puts every request into `outbox` at its time, until `closing`.
+    async fn launch_all(
+        &self,
+        launch_rx: &mut mpsc::Receiver<Launch>,
+        outbox: &RefCell<Vec<Due>>,
+        closing: &CancellationToken,
+    ) {
+        let started = self.pacer.wait(self.rules.start);
+        let _ = closing.run_until_cancelled(started).await;
+        while let Some(due) = self.next_due(launch_rx, closing).await {
             outbox.borrow_mut().push(due);
+        }
+        // What was due meanwhile was asked for, and is not forgotten.
+        launch_rx.close();
+        while let Ok(launch) = launch_rx.try_recv() {
+            if let Some(at) = launch.scheduled {
+                self.unsent(&launch.request, self.rules.start + at);
+            }
         }
     }
 
-    /// Open loop: waits for the time, and then for a slot.
-    async fn at(&self, request: Ready, scheduled: Instant) -> Due {
-        self.pacer.wait(scheduled).await;
-        let delay = scheduled.max(self.held_until.get()).elapsed();
-        let slot = match self.slots.clone().try_acquire_owned() {
-            Ok(slot) => slot,
-            Err(_) => {
-                let slot = self.slot().await;
-                self.held_until.set(Instant::now());
-                slot
+    /// `None`: there is no more, or `closing` came first.
+    async fn next_due(
+        &self,
+        launch_rx: &mut mpsc::Receiver<Launch>,
+        closing: &CancellationToken,
+    ) -> Option<Due> {
+        let next = async {
+            if !self.rules.closed {
+                return Some((launch_rx.recv().await?, None));
             }
+            let slot = self.slot().await;
+            let scheduled = Instant::now();
+            Some((launch_rx.recv().await?, Some((scheduled, slot))))
         };
-        Due {
+        let (launch, user) = closing.run_until_cancelled(next).await.flatten()?;
+        match user {
+            Some((scheduled, slot)) => Some(self.due(launch.request, scheduled, slot)),
+            None => {
+                let scheduled = self.rules.start + launch.scheduled.unwrap_or_default();
+                self.at(launch.request, scheduled, closing).await
+            }
+        }
+    }
+
+    /// Open loop: waits for the time, and then for a slot. `None`: `closing` came
+    /// first.
+    async fn at(
+        &self,
+        request: Ready,
+        scheduled: Instant,
+        closing: &CancellationToken,
+    ) -> Option<Due> {
+        let turn = async {
+            self.pacer.wait(scheduled).await;
+            let delay = scheduled.max(self.held_until.get()).elapsed();
+            let slot = match self.slots.clone().try_acquire_owned() {
+                Ok(slot) => slot,
+                Err(_) => {
+                    let slot = self.slot().await;
+                    self.held_until.set(Instant::now());
+                    slot
+                }
+            };
+            (delay, slot)
+        };
+        let Some((delay, slot)) = closing.run_until_cancelled(turn).await else {
+            self.unsent(&request, scheduled);
+            return None;
+        };
+        Some(Due {
             delay,
             ..self.due(request, scheduled, slot)
+        })
+    }
+
+    /// Records a request that was due, if it was, and never sent.
+    fn unsent(&self, request: &Ready, scheduled: Instant) {
+        let now = Instant::now();
+        if scheduled <= now {
+            self.tally.launched();
+            let end = End {
+                answer: Answer::new(false),
+                outcome: Outcome::Unfinished,
+                at: now,
+            };
+            self.record(request, scheduled, end);
         }
+    }
+
+    fn record(&self, request: &Ready, scheduled: Instant, end: End) {
+        let rules = &self.rules;
+        let since = |at: Instant| at.saturating_duration_since(rules.start);
+        let answer = end.answer;
+        let scheduled = since(scheduled);
+        let output = request.encoded.output;
+        let chunks = answer.chunks.iter();
+        let record = Record {
+            number: request.number,
+            scheduled,
+            // What never was on the wire is over when it would have been.
+            sent: since(answer.sent.unwrap_or(end.at)),
+            chunks: chunks
+                .map(|&(at, tokens)| Chunk {
+                    at: since(at),
+                    tokens,
+                })
+                .collect(),
+            ended: since(end.at),
+            outcome: end.outcome,
+            usage: answer.usage,
+            expected_output: output.exact.then_some(output.max_tokens),
+            warm_up: request.number < rules.warm_up.requests || scheduled < rules.warm_up.duration,
+            tenant: request.tenant.clone(),
+            priority: request.priority,
+            prefill_worker: answer.prefill_worker,
+            decode_worker: answer.decode_worker,
+            turn: request.turn.map(|it| (it.conversation, it.number)),
+        };
+        self.tally.ended(&record);
+        self.records.borrow_mut().push(record);
     }
 
     fn due(&self, request: Ready, scheduled: Instant, slot: OwnedSemaphorePermit) -> Due {

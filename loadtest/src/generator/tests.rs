@@ -164,12 +164,12 @@ async fn a_stall_of_the_server_shows_only_when_latency_counts_from_the_scheduled
         outcomes(&result),
         BTreeMap::from([(Outcome::Complete, 300)])
     );
-    // Of 300 requests 200 are due in the stall: the median waits for some of it.
+    // Of 300 requests 200 are due in the stall, one after the other: a tenth of
+    // all waits for more than four fifths of it.
     let reported = |result: &RunResult| Figures::of(&result.records, &Objectives::default());
     let latency = reported(&result).latency;
     for times in [latency.ttft, latency.e2e] {
-        assert!(times.max > 900.0 && times.p99 > 900.0, "{times:?}");
-        assert!((150.0..800.0).contains(&times.p50), "{times:?}");
+        assert!(times.max > 900.0 && times.p90 > 750.0, "{times:?}");
     }
     // The control: by the send time one request bears it all.
     let mut by_sent = result;
@@ -177,7 +177,7 @@ async fn a_stall_of_the_server_shows_only_when_latency_counts_from_the_scheduled
         record.scheduled = record.sent;
     }
     let times = reported(&by_sent).latency.ttft;
-    assert!(times.max > 900.0 && times.p99 < 100.0, "{times:?}");
+    assert!(times.max > 900.0 && times.p90 < 500.0, "{times:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -196,7 +196,8 @@ async fn an_open_loop_does_not_wait_for_a_stalled_server() {
         .records
         .iter()
         .filter(|it| it.ended > ms(590) && it.sent < ms(400));
-    assert!(stalled.count() > 40);
+    // One that waits has a single request in the stall.
+    assert!(stalled.count() > 10);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -207,18 +208,19 @@ async fn reports_times_as_scripted() {
         ..Script::default()
     };
     let result = drive(script, fixed(50), |plan| plan.pace = every(ms(10))).await;
-    let mut first: Vec<_> = result
-        .records
-        .iter()
-        .map(|it| it.chunks[0].at - it.scheduled)
-        .collect();
-    let gap = |it: &Record| it.chunks[2].at - it.chunks[1].at;
-    let mut gaps: Vec<_> = result.records.iter().map(gap).collect();
-    first.sort_unstable();
-    gaps.sort_unstable();
-    // The median: single ones are late when the machine is busy with other things.
-    assert!((ms(50)..ms(55)).contains(&first[25]), "{:?}", first[25]);
-    assert!((ms(17)..ms(23)).contains(&gaps[25]), "{:?}", gaps[25]);
+    let at = |token: usize| {
+        let since = |it: &Record| it.chunks[token].at - it.scheduled;
+        result.records.iter().map(since).min().unwrap()
+    };
+    // The soonest: others are late when the machine is busy with other things,
+    // and none is early.
+    for (token, scripted) in [(0, 50), (1, 70), (2, 90)] {
+        let soonest = at(token);
+        assert!(
+            (ms(scripted)..ms(scripted + 4)).contains(&soonest),
+            "{soonest:?}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -321,7 +323,8 @@ async fn a_run_that_is_stopped_keeps_all_records() {
     let (result, ()) = tokio::join!(driven, stopping);
     let result = result.unwrap();
     assert!(result.stopped);
-    assert_eq!(result.records.len() as u64, server.requests());
+    // One may have been launched, and not have come to the server yet.
+    assert!(result.records.len() as u64 >= server.requests());
     let outcomes = outcomes(&result);
     assert!(outcomes[&Outcome::Complete] > 5 && outcomes[&Outcome::Unfinished] > 5);
     assert_eq!(outcomes.len(), 2, "{outcomes:?}");
@@ -367,6 +370,26 @@ async fn opens_no_more_connections_than_allowed() {
     // Waiting for a connection is the server's doing.
     assert!(result.health.delay_p50 < ms(20), "{:?}", result.health);
     life.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_due_and_never_sent_is_recorded() {
+    // One connection, and it is taken for ever by the first request.
+    let script = Script {
+        fault: Some(Arc::new(|_| Some(Fault::Silence { after: 0 }))),
+        ..Script::default()
+    };
+    let result = drive(script, fixed(1000), |plan| {
+        plan.pace = every(ms(5));
+        plan.connections = 1;
+        plan.limits.duration = Some(ms(200));
+        plan.limits.grace = ms(50);
+    });
+    let result = result.await;
+    let expected = BTreeMap::from([(Outcome::Unfinished, 40)]);
+    assert_eq!(outcomes(&result), expected);
+    let scheduled: Vec<_> = result.records.iter().map(|it| it.scheduled).collect();
+    assert_eq!(scheduled, (0..40).map(|it| ms(5 * it)).collect::<Vec<_>>());
 }
 
 #[tokio::test]

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{Due, Lane};
+use super::{Due, End, Lane};
 use crate::client::Answer;
 use crate::generator::feed::{Answered, Heard};
 use crate::planned::Turn;
-use crate::record::{Chunk, Outcome, Record};
+use crate::record::Outcome;
 
 /// What becomes of the requests of a lane.
 pub(super) struct Conversations<'a> {
@@ -35,8 +35,7 @@ impl Conversations<'_> {
             let Some(said) = self.exchange(now).await else {
                 return;
             };
-            let next = self.next_turn(said);
-            due = self.closing.run_until_cancelled(next).await.flatten();
+            due = self.next_turn(said).await;
         }
     }
 
@@ -64,7 +63,12 @@ impl Conversations<'_> {
             Outcome::Complete | Outcome::WrongTokenCount | Outcome::Truncated
         );
         let text = answer.text.take();
-        self.record(&due, answer, outcome, ended);
+        let end = End {
+            answer,
+            outcome,
+            at: ended,
+        };
+        self.lane.record(&due.request, due.scheduled, end);
         let turn = due.request.turn?;
         if !goes_on {
             let conversation = turn.conversation;
@@ -90,49 +94,21 @@ impl Conversations<'_> {
             text: said.text,
             next_tx,
         };
-        self.heard_tx.send(Heard::Answered(answered)).await.ok()?;
-        let request = next_rx.await.ok()??;
+        let asked = async {
+            self.heard_tx.send(Heard::Answered(answered)).await.ok()?;
+            next_rx.await.ok()?
+        };
+        let request = self.closing.run_until_cancelled(asked).await.flatten()?;
         let think = request.turn.map_or(Duration::ZERO, |it| it.think);
         let scheduled = said.at + think;
         if rules.end.is_some_and(|end| scheduled >= end) {
             return None;
         }
         let Some(slot) = slot else {
-            return Some(self.lane.at(request, scheduled).await);
+            return self.lane.at(request, scheduled, &self.closing).await;
         };
-        self.lane.pacer.wait(scheduled).await;
+        let thought = self.lane.pacer.wait(scheduled);
+        self.closing.run_until_cancelled(thought).await?;
         Some(self.lane.due(request, scheduled, slot))
-    }
-
-    fn record(&self, due: &Due, answer: Answer, outcome: Outcome, ended: Instant) {
-        let rules = &self.lane.rules;
-        let since = |at: Instant| at.saturating_duration_since(rules.start);
-        let (request, scheduled) = (&due.request, since(due.scheduled));
-        let output = request.encoded.output;
-        let chunks = answer.chunks.iter();
-        let record = Record {
-            number: request.number,
-            scheduled,
-            // What never was on the wire is over when it would have been.
-            sent: since(answer.sent.unwrap_or(ended)),
-            chunks: chunks
-                .map(|&(at, tokens)| Chunk {
-                    at: since(at),
-                    tokens,
-                })
-                .collect(),
-            ended: since(ended),
-            outcome,
-            usage: answer.usage,
-            expected_output: output.exact.then_some(output.max_tokens),
-            warm_up: request.number < rules.warm_up.requests || scheduled < rules.warm_up.duration,
-            tenant: request.tenant.clone(),
-            priority: request.priority,
-            prefill_worker: answer.prefill_worker,
-            decode_worker: answer.decode_worker,
-            turn: request.turn.map(|it| (it.conversation, it.number)),
-        };
-        self.lane.tally.ended(&record);
-        self.lane.records.borrow_mut().push(record);
     }
 }
