@@ -18,6 +18,9 @@ const WORKER: &[&str] = &[
     "--kv-blocks=400",
     "--transfer-timeout=5s",
 ];
+/// On a machine that is busy with other things, all workers may seem to be gone
+/// at once.
+const ROUTER: &str = "--worker-wait=20s";
 const ROLES: [&str; 4] = ["prefill", "prefill", "decode", "decode"];
 
 pub struct Cluster {
@@ -134,7 +137,7 @@ impl Member {
 
 impl Gateway {
     fn start(workers: &[SocketAddr]) -> Gateway {
-        let part = router_over_with(&[], workers);
+        let part = router_over_with(&[ROUTER], workers);
         Gateway {
             address: part.address,
             part: Some(part),
@@ -156,7 +159,7 @@ impl Gateway {
     pub fn restart(&mut self) {
         if self.part.is_none() {
             let listen = format!("--listen={}", self.address);
-            let part = router_over_with(&[&listen], &self.workers);
+            let part = router_over_with(&[ROUTER, &listen], &self.workers);
             new_runtime().block_on(crate::clients::answers(self.address));
             self.part = Some(part);
             self.changes.fetch_add(1, Ordering::SeqCst);

@@ -98,7 +98,7 @@ impl Client {
             .models
             .first()
             .map(|model| model.id.clone());
-        let request = ask.request(model.unwrap_or_else(|| "demo".to_owned()));
+        let request = ask.request(model.unwrap_or_else(|| "kvasir-demo".to_owned()));
         Ok(self.0.generate(request).await?.into_inner())
     }
 }

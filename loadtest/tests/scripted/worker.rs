@@ -21,6 +21,8 @@ use calls::Calls;
 pub use subscription::{Subscription, draining, idle};
 
 pub const BLOCK_SIZE: u32 = 16;
+/// Enough to be preferred for, too few to be full.
+const TOKENS_PER_RANK: u64 = 1000;
 
 /// What a worker says of itself.
 #[derive(Clone, Copy, Debug)]
@@ -116,7 +118,7 @@ impl Scripted {
     pub fn ranked(id: &'static str, rank: u64) -> Scripted {
         Scripted::start(Options {
             id,
-            queued_tokens: Some(rank * 1_000_000),
+            queued_tokens: Some(rank * TOKENS_PER_RANK),
             ..Options::default()
         })
     }
