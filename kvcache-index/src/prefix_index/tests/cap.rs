@@ -72,10 +72,10 @@ fn the_chain_unused_for_longest_goes_first() {
 
 #[test]
 fn a_prompts_last_run_goes_before_its_first() {
-    let index = PrefixIndex::with_memory_cap(2 << 20);
+    let index = PrefixIndex::with_memory_cap(4 << 20);
     // Three runs, each more than is forgotten at a time: held by two, by one,
     // and predicted.
-    let run = 4000;
+    let run = 10_000;
     store(&index, 0, 0, 1..=2 * run);
     store(&index, 1, 0, 1..=run);
     let prompt: Vec<u64> = (1..=3 * run).collect();
@@ -87,14 +87,14 @@ fn a_prompts_last_run_goes_before_its_first() {
             .map_or(0, |it| it.blocks)
     };
     let mut seen = vec![held()];
-    for filler in 0..8000u64 {
-        let first = 100_000 + filler * 20;
-        store(&index, 2, 0, first..first + 20);
+    for filler in 0..1500u64 {
+        let first = 100_000 + filler * 200;
+        store(&index, 2, 0, first..first + 200);
         if seen.last() != Some(&held()) {
             seen.push(held());
         }
     }
-    assert_eq!(seen, [12_000, 8000, 4000, 0]);
+    assert_eq!(seen, [30_000, 20_000, 10_000, 0]);
 }
 
 #[test]
