@@ -94,7 +94,12 @@ fn a_prompts_last_run_goes_before_its_first() {
             seen.push(held());
         }
     }
-    assert_eq!(seen, [30_000, 20_000, 10_000, 0]);
+    // Several runs may go at a time, but the first is never the first to go.
+    assert!(
+        seen.len() > 2 && seen.is_sorted_by(|a, b| a > b),
+        "{seen:?}"
+    );
+    assert_eq!((seen[0], seen.last()), (30_000, Some(&0)));
 }
 
 #[test]

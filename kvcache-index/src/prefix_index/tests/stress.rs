@@ -96,10 +96,12 @@ fn control_a_change_in_two_steps_is_seen_torn() {
     let torn = |index: &PrefixIndex, writer: u64, change: u64, state: &mut u64| {
         churn(index, writer, change, state);
         remove(index, STEADY, [20]);
+        std::thread::yield_now();
         store(index, STEADY, 19, [20]);
     };
-    let (wrong, all) = lookups_missing(torn, 20_000);
-    assert!(wrong > 0, "none of {all} lookups saw it");
+    // On a busy machine the threads may run one after the other for a while.
+    let seen = (0..100).any(|_| lookups_missing(torn, 10_000).0 > 0);
+    assert!(seen, "no lookup saw it");
 }
 
 /// What a lookup finds of worker 2, if `change` comes at the worst time.
