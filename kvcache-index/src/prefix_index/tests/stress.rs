@@ -96,10 +96,12 @@ fn control_a_change_in_two_steps_is_seen_torn() {
     let torn = |index: &PrefixIndex, writer: u64, change: u64, state: &mut u64| {
         churn(index, writer, change, state);
         remove(index, STEADY, [20]);
+        std::thread::yield_now();
         store(index, STEADY, 19, [20]);
     };
-    let (wrong, all) = lookups_missing(torn, 20_000);
-    assert!(wrong > 0, "none of {all} lookups saw it");
+    // On a busy machine the threads may run one after the other for a while.
+    let seen = (0..100).any(|_| lookups_missing(torn, 10_000).0 > 0);
+    assert!(seen, "no lookup saw it");
 }
 
 /// What a lookup finds of worker 2, if `change` comes at the worst time.
@@ -122,11 +124,13 @@ fn found_beside(index: &PrefixIndex, change: impl Fn()) -> Option<u32> {
     overlaps.of(WorkerSlot(2)).map(|overlap| overlap.blocks)
 }
 
+/// Nothing grows in these changes: a lookup would start again for that alone.
 #[test]
 fn a_list_used_again_while_it_is_read_is_read_anew() {
     let index = PrefixIndex::default();
     (1..=3).for_each(|worker| store(&index, worker, 0, 1..=10));
-    (4..=7).for_each(|worker| store(&index, worker, 0, [100]));
+    (5..=7).for_each(|worker| store(&index, worker, 0, [200]));
+    (5..=7).for_each(|worker| remove(&index, worker, [200]));
     let found = found_beside(&index, || {
         remove(&index, 1, 1..=10);
         // Three others take the list that three had.
@@ -138,15 +142,18 @@ fn a_list_used_again_while_it_is_read_is_read_anew() {
 #[test]
 fn a_run_used_again_while_it_is_read_is_read_anew() {
     let index = PrefixIndex::default();
+    store(&index, 1, 0, 201..=240);
+    remove(&index, 1, 201..=240);
     store(&index, 1, 0, 1..=10);
     store(&index, 2, 0, 1..=5);
     let found = found_beside(&index, || {
-        // The first five move to the run of the others, and theirs is free.
-        store(&index, 2, 5, 6..=10);
-        store(&index, 3, 0, 201..=240);
-        store(&index, 1, 0, 301..=340);
+        // The run that both have is free, and another prompt's.
+        remove(&index, 1, 1..=10);
+        remove(&index, 2, 1..=5);
+        store(&index, 1, 0, 201..=240);
+        store(&index, 2, 0, 1..=5);
     });
-    assert!(matches!(found, Some(5 | 10)), "{found:?}");
+    assert_eq!(found, Some(5));
 }
 
 #[test]
