@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
 use crate::generator::Pacer;
-pub use script::{Fault, Script, Stall};
+pub use script::{Fault, Script, SendLog, SentStream, Stall};
 
 /// After a connection that could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);

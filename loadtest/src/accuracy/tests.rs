@@ -38,7 +38,21 @@ fn record(plan: &AccuracyPlan, number: u64) -> Record {
 }
 
 fn compared(plan: &AccuracyPlan, records: &[Record]) -> Accuracy {
-    plan.compare(&Figures::of(records, &Objectives::default()))
+    plan.compare(&sent(plan), &Figures::of(records, &Objectives::default()))
+}
+
+/// What a server sends that keeps to the script.
+fn sent(plan: &AccuracyPlan) -> Vec<SentStream> {
+    let arrived = Instant::now();
+    let stream = |number| {
+        let first = arrived + plan.first_token + plan.wait(number);
+        let token = |it| first + plan.between_tokens * it;
+        SentStream {
+            arrived,
+            tokens: (0..plan.ending(number).1).map(token).collect(),
+        }
+    };
+    (0..plan.requests).map(stream).collect()
 }
 
 #[test]
@@ -93,6 +107,21 @@ fn what_differs_is_found() {
         },
         &[],
     );
+}
+
+#[test]
+fn a_late_server_is_held_against_its_own_clock() {
+    let plan = AccuracyPlan::default();
+    let late = Duration::from_millis(6);
+    let (mut sent, mut records) = (sent(&plan), played(&plan));
+    // One token of one request.
+    sent[7].tokens[10] += late;
+    let figures = |records: &[Record]| Figures::of(records, &Objectives::default());
+    let unseen = plan.compare(&sent, &figures(&records));
+    assert!(!unseen.is_within(), "\n{unseen}");
+    records[7].chunks[10].at += late;
+    let seen = plan.compare(&sent, &figures(&records));
+    assert!(seen.is_within(), "\n{seen}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

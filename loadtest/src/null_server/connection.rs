@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::reply::{self, Ending, Kind};
-use super::{Fault, State};
+use super::{Fault, SentStream, State};
 
 /// A larger request is refused by closing.
 const LARGEST_REQUEST: usize = 256 << 20;
@@ -139,6 +139,7 @@ impl Connection {
         };
         let play = Play {
             kind,
+            arrived,
             first_token: arrived + self.state.script.first_token(number),
             fault,
             ending,
@@ -158,6 +159,18 @@ impl Connection {
     }
 
     async fn stream_answer(&mut self, play: Play) -> io::Result<Next> {
+        let mut sent = Vec::new();
+        let next = self.play_stream(play, &mut sent).await;
+        if let Some(log) = &self.state.script.log {
+            log.add(SentStream {
+                arrived: play.arrived,
+                tokens: sent,
+            });
+        }
+        next
+    }
+
+    async fn play_stream(&mut self, play: Play, sent: &mut Vec<Instant>) -> io::Result<Next> {
         reply::stream_head(&mut self.output, self.state.script.decode_worker.as_deref());
         for number in 0..play.ending.tokens {
             if play.breaks_after() == Some(number) {
@@ -169,6 +182,9 @@ impl Connection {
             reply::token(&mut self.output, play.kind);
             if self.state.script.one_by_one {
                 self.flush().await?;
+                if self.state.script.log.is_some() {
+                    sent.push(Instant::now());
+                }
             }
         }
         if play.breaks_after().is_some() {
@@ -256,6 +272,7 @@ impl Connection {
 #[derive(Clone, Copy)]
 struct Play {
     kind: Kind,
+    arrived: Instant,
     first_token: Instant,
     fault: Option<Fault>,
     ending: Ending,

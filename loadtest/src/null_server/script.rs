@@ -1,7 +1,7 @@
 //! What a scripted server does, and when.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The default answers at once, and without fault.
@@ -26,6 +26,32 @@ pub struct Script {
     pub one_by_one: bool,
     /// Sent as the worker that decodes.
     pub decode_worker: Option<String>,
+    /// Takes down when the tokens of streams, sent one by one, really went out.
+    pub log: Option<Arc<SendLog>>,
+}
+
+/// What a server did, which on a busy machine is later than its script says.
+#[derive(Debug, Default)]
+pub struct SendLog(Mutex<Vec<SentStream>>);
+
+/// A stream that a server sent.
+#[derive(Clone, Debug)]
+pub struct SentStream {
+    pub arrived: Instant,
+    /// When the kernel had each of its tokens.
+    pub tokens: Vec<Instant>,
+}
+
+impl SendLog {
+    pub(super) fn add(&self, stream: SentStream) {
+        let mut streams = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        streams.push(stream);
+    }
+
+    /// All streams so far, in the order of their ends.
+    pub fn take(&self) -> Vec<SentStream> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// How an answer goes wrong.
