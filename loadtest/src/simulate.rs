@@ -15,6 +15,7 @@ mod profile;
 mod prompt;
 mod queue;
 mod router;
+mod saturation;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ pub use cluster::ClusterFigures;
 pub use policy::SimPolicy;
 pub use profile::{Profile, Profiles};
 pub use router::Network;
+pub use saturation::{Saturation, saturation};
 pub use source::Length;
 
 use crate::arrival::Arrival;
@@ -54,6 +56,8 @@ pub struct Scenario {
     pub network: Network,
     pub faults: Vec<Fault>,
     pub arrival: Arrival,
+    /// Times between recorded requests are so many times as long.
+    pub stretch: f64,
     pub length: Length,
     /// Requests that are left out of the figures.
     pub warm_up: u64,
@@ -120,7 +124,7 @@ pub fn simulate(
     workload: Box<dyn Workload>,
     keep: &Keep,
 ) -> Simulated {
-    let source = Source::new(workload, &scenario.arrival, scenario.length, scenario.seed);
+    let source = Source::new(workload, scenario);
     let routers = (0..scenario.routers).map(|_| Router::new(policy.make(), scenario.limits()));
     let mut kept = Kept {
         tally: Tally::new(keep.objectives.clone()),

@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 use router::admission;
 use runtime::config::{Check, HumanDuration};
 
-use self::flags::{FaultFlag, JoinFlag, WorkersFlag};
+use self::flags::{FaultFlag, JoinFlag, LoadFlag, WorkersFlag};
 use super::{Mistakes, complain, say};
 use crate::arrival::ArrivalConfig;
 use crate::figures::{Objectives, RunInfo};
 use crate::report::{Document, PolicyPoint, Report, cluster_table, csv, html};
 use crate::report::{count, policies_table, table};
 use crate::simulate::{
-    Fault, Keep, Length, Network, Profiles, Scenario, SimPolicy, Simulated, simulate,
+    Fault, Keep, Length, Network, Profiles, Scenario, SimPolicy, Simulated, saturation, simulate,
 };
 use crate::workload::{self, WorkloadConfig};
 
@@ -42,6 +42,11 @@ pub(super) struct Args {
     /// How workers are chosen; once for each policy to be compared
     #[arg(long, value_name = "NAME", default_value = "cost", help = policy_help())]
     policy: Vec<SimPolicy>,
+    /// Requests come at these shares of what the cluster gets through at most
+    /// (under the first policy, with 64 requests at a time for each worker), such
+    /// as 50%,80%,95%; every policy runs at each
+    #[arg(long, value_name = "SHARES", value_delimiter = ',')]
+    load: Vec<LoadFlag>,
     /// Routers that share the requests, but no state
     #[arg(long, value_name = "N", default_value_t = 1)]
     routers: usize,
@@ -165,19 +170,22 @@ pub(super) fn run(args: Args, workload: String) -> Result<ExitCode, Mistakes> {
     let mut info = args.info(workload);
     let mut points = Vec::new();
     let mut first: Option<Simulated> = None;
-    for policy in &args.policy {
-        let began = Instant::now();
-        let requests = workload::build(&args.workload, args.seed)?;
-        let mut simulated = simulate(&scenario, *policy, requests, &keep);
-        complain(&speed(policy, &simulated, began.elapsed()));
-        points.push(PolicyPoint {
-            cluster: simulated.cluster.clone(),
-            figures: simulated.figures.clone(),
-        });
-        if first.is_some() {
-            simulated.records = Vec::new();
+    for (load, scenario) in args.at_loads(scenario)? {
+        for policy in &args.policy {
+            let began = Instant::now();
+            let requests = workload::build(&args.workload, args.seed)?;
+            let mut simulated = simulate(&scenario, *policy, requests, &keep);
+            complain(&speed(policy, &simulated, began.elapsed()));
+            points.push(PolicyPoint {
+                load,
+                cluster: simulated.cluster.clone(),
+                figures: simulated.figures.clone(),
+            });
+            if first.is_some() {
+                simulated.records = Vec::new();
+            }
+            first.get_or_insert(simulated);
         }
-        first.get_or_insert(simulated);
     }
     let Some(first) = first else {
         return Ok(ExitCode::SUCCESS);
@@ -206,6 +214,25 @@ fn speed(policy: &SimPolicy, simulated: &Simulated, took: Duration) -> String {
 }
 
 impl Args {
+    /// The scenarios that are run, each with its load if that was asked for.
+    fn at_loads(&self, scenario: Scenario) -> Result<Vec<(Option<f64>, Scenario)>, Mistakes> {
+        let (Some(policy), false) = (self.policy.first(), self.load.is_empty()) else {
+            return Ok(vec![(None, scenario)]);
+        };
+        let requests = workload::build(&self.workload, self.seed)?;
+        let limit = saturation(&scenario, *policy, requests);
+        let Some(limit) = limit else {
+            let mistake = "--load: too few requests to find what the cluster gets through";
+            return Err(Mistakes(vec![mistake.to_owned()]));
+        };
+        complain(&format!(
+            "the cluster gets through {:.3} requests/s under {policy}",
+            limit.per_second
+        ));
+        let at = |load: &LoadFlag| (Some(load.0), scenario.at_load(load.0, &limit));
+        Ok(self.load.iter().map(at).collect())
+    }
+
     fn scenario(&self) -> Result<Scenario, Mistakes> {
         let mut mistakes = Vec::new();
         self.workload.check(&mut mistakes);
@@ -214,6 +241,10 @@ impl Args {
         self.arrival.check_with(recorded, &mut mistakes);
         if !(0.0..1.0).contains(&self.event_loss) {
             mistakes.push("--event-loss must be from 0 to below 1".to_owned());
+        }
+        let paced = self.arrival.rate.is_some() || self.arrival.concurrency.is_some();
+        if !self.load.is_empty() && paced {
+            mistakes.push("--load sets the rate: leave out --rate and --concurrency".to_owned());
         }
         if self.routers == 0 {
             mistakes.push("--routers must be at least 1".to_owned());
@@ -271,6 +302,7 @@ impl Args {
             },
             faults,
             arrival: self.arrival.arrival(recorded),
+            stretch: 1.0,
             length: self.length(),
             warm_up: self.warm_up,
             seed: self.seed,

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::SweepPoint;
+use super::numbers::percent;
 use super::rows::Row;
 use crate::figures::{Figures, RunInfo};
 use crate::record::Record;
@@ -28,8 +29,22 @@ pub struct Document {
 /// A policy of a simulation and what it led to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PolicyPoint {
+    /// Arrivals as a share of what the cluster gets through at most; `None`: they
+    /// were not set by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<f64>,
     pub cluster: ClusterFigures,
     pub figures: Figures,
+}
+
+impl PolicyPoint {
+    /// What it is called beside others.
+    pub fn name(&self) -> String {
+        match self.load {
+            Some(load) => format!("{} at {}", self.cluster.policy, percent(load)),
+            None => self.cluster.policy.clone(),
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -41,7 +41,7 @@ pub(super) fn cells(point: &PolicyPoint) -> Vec<String> {
     let latency = &figures.latency;
     let good = figures.goodput.as_ref();
     vec![
-        cluster.policy.clone(),
+        point.name(),
         ms(&latency.ttft, Statistic::P50),
         ms(&latency.ttft, Statistic::P99),
         ms(&latency.itl, Statistic::P99),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::Scenario;
 use crate::arrival::{Arrival, Schedule};
 use crate::planned::{PlannedRequest, Turn, Workload};
 
@@ -13,6 +14,10 @@ pub(super) struct Source {
     /// Nothing is scheduled at or after it.
     duration: Option<Duration>,
     before: Duration,
+    /// Recorded times are so much farther apart.
+    stretch: f64,
+    /// Of the last request that had a recorded time, and how many did.
+    recorded: (Duration, u64),
 }
 
 enum Pace {
@@ -29,24 +34,21 @@ pub struct Length {
 }
 
 impl Source {
-    pub(super) fn new(
-        workload: Box<dyn Workload>,
-        arrival: &Arrival,
-        length: Length,
-        seed: u64,
-    ) -> Source {
+    pub(super) fn new(workload: Box<dyn Workload>, scenario: &Scenario) -> Source {
         Source {
             workload,
-            pace: match arrival {
+            pace: match &scenario.arrival {
                 Arrival::Closed { concurrency } => Pace::Closed {
                     concurrency: *concurrency,
                 },
-                Arrival::Open(open) => Pace::Open(Box::new(open.schedule(seed))),
+                Arrival::Open(open) => Pace::Open(Box::new(open.schedule(scenario.seed))),
                 Arrival::Recorded => Pace::Recorded,
             },
-            budget: length.requests.unwrap_or(u64::MAX),
-            duration: length.duration,
+            budget: scenario.length.requests.unwrap_or(u64::MAX),
+            duration: scenario.length.duration,
             before: Duration::ZERO,
+            stretch: scenario.stretch,
+            recorded: (Duration::ZERO, 0),
         }
     }
 
@@ -77,7 +79,11 @@ impl Source {
             Pace::Recorded => None,
         };
         let request = self.workload.next()?;
-        let at = offset.or(request.recorded_at).unwrap_or(self.before);
+        if let Some(recorded) = request.recorded_at {
+            self.recorded = (recorded, self.recorded.1 + 1);
+        }
+        let recorded = request.recorded_at.map(|it| it.mul_f64(self.stretch));
+        let at = offset.or(recorded).unwrap_or(self.before);
         self.before = at;
         self.count(at, request)
     }
@@ -99,6 +105,12 @@ impl Source {
 
     pub(super) fn abandon(&mut self, conversation: u64) {
         self.workload.abandon(conversation);
+    }
+
+    /// Requests per second by their recorded times, so far.
+    pub(super) fn recorded_rate(&self) -> Option<f64> {
+        let (last, count) = self.recorded;
+        (!last.is_zero()).then(|| count as f64 / last.as_secs_f64())
     }
 
     pub(super) fn caveats(&self) -> Vec<String> {

@@ -56,6 +56,7 @@ fn shared() -> Box<Shared> {
 fn open(rate: &str) -> Arrival {
     let config = ArrivalConfig {
         rate: Some(rate.parse::<Rate>().expect("a rate")),
+        stretch: 1.0,
         arrival: None,
         burstiness: None,
         concurrency: None,

@@ -86,7 +86,7 @@ pub(super) struct World<'a> {
     pub(super) counts: Counts,
     scenario: &'a Scenario,
     routers: Vec<Router>,
-    source: Source,
+    pub(super) source: Source,
     active: FxHashMap<u64, Active>,
     scope: HashScope,
     block_size: usize,

@@ -32,6 +32,25 @@ pub(super) struct JoinFlag {
     pub(super) at: Duration,
 }
 
+/// `80%`, or 0.8
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct LoadFlag(pub(super) f64);
+
+impl FromStr for LoadFlag {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<LoadFlag, String> {
+        let share = match text.trim().strip_suffix('%') {
+            Some(percent) => percent.parse().map(|it: f64| it / 100.0),
+            None => text.trim().parse(),
+        };
+        match share {
+            Ok(share) if share > 0.0 && share <= 10.0 => Ok(LoadFlag(share)),
+            _ => Err("give shares above 0 such as 50% or 0.5, separated by commas".to_owned()),
+        }
+    }
+}
+
 impl WorkersFlag {
     pub(super) fn specs(
         &self,

@@ -95,7 +95,7 @@ pub(super) fn policies(points: &[PolicyPoint]) -> String {
     }
     let lines = |of: fn(&Figures) -> &Vec<f64>| {
         let line = |(look, it): (usize, &PolicyPoint)| Line {
-            name: it.cluster.policy.clone(),
+            name: it.name(),
             color: look,
             dash: look / 4,
             points: of(&it.figures)
