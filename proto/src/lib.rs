@@ -21,5 +21,9 @@ pub mod worker {
     tonic::include_proto!("kvasir.worker.v1");
 }
 
+/// Response header of a worker's Generate and Prefill: the sequence's number among
+/// those it has taken in, as `Status.accepted_sequences` counts them.
+pub const SEQUENCE_NUMBER: &str = "kvasir-sequence-number";
+
 /// Encoded `FileDescriptorSet` of all services, for gRPC reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -84,6 +84,7 @@ fn view(workers: u32, blocks: usize, split: bool) -> View {
                 decode_step_ms: 7.0,
                 ..Report::default()
             },
+            Duration::ZERO,
         );
         for prefix in 0..PREFIXES {
             let spread = (u64::from(slot.0) * 31 + prefix * 17) % u64::from(workers);

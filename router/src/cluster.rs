@@ -18,6 +18,7 @@ pub mod view;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use kvcache_index::{HashScope, WorkerSlot};
 use proto::ErrorCode;
@@ -148,7 +149,7 @@ impl Cluster {
                 && sequence.sampling.max_tokens > generated.len() + 1,
             hashes: &hashes,
             session: sequence.session,
-            now: self.began.elapsed(),
+            now: self.now(),
             random: mix(self.plans.fetch_add(1, Ordering::Relaxed)),
         };
         let mut state = self.state();
@@ -265,6 +266,11 @@ impl Cluster {
     fn release(&self, booking: u64) {
         self.state().release(booking);
         self.released.notify_waiters();
+    }
+
+    /// Since it was made: the view's clock.
+    fn now(&self) -> Duration {
+        self.began.elapsed()
     }
 
     fn health(&self) -> MutexGuard<'_, Health> {

@@ -71,6 +71,7 @@ pub fn spawn(
         simulated_until: None,
         rates: Rates::default(),
         failed_steps: 0,
+        accepted: 0,
         publish,
     };
     thread.publish();
@@ -100,6 +101,8 @@ struct EngineThread {
     rates: Rates,
     /// In a row.
     failed_steps: u32,
+    /// Sequences taken in.
+    accepted: u64,
     publish: Publish,
 }
 
@@ -180,7 +183,7 @@ impl EngineThread {
         &mut self,
         request: Request,
         events_tx: mpsc::Sender<Result<Event, Failure>>,
-    ) -> Result<(), Failure> {
+    ) -> Result<u64, Failure> {
         let now = self.began.elapsed();
         let id = request.id;
         let live = Live::new(events_tx, request.tokens.len(), now);
@@ -188,7 +191,8 @@ impl EngineThread {
             .add(request, now)
             .map_err(handle::rejection_failure)?;
         self.live.insert(id, live);
-        Ok(())
+        self.accepted += 1;
+        Ok(self.accepted)
     }
 
     fn import_done(&mut self, id: SequenceId, first_token: Option<Sampled>) -> Result<(), Failure> {
@@ -337,6 +341,7 @@ impl EngineThread {
         self.publish.feed.publish(self.engine.drain_events());
         let engine = self.engine.status();
         self.publish.feed.update_status(|status| {
+            status.accepted_sequences = self.accepted;
             status.waiting_sequences = engine.waiting;
             status.running_sequences = engine.running + engine.receiving;
             status.queued_prefill_tokens = engine.queued_prefill_tokens;

@@ -30,6 +30,8 @@ const HASHES_PER_PART: usize = 128 * 1024;
 /// This worker's load.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct WorkerStatus {
+    /// Within the epoch, ended ones too.
+    pub accepted_sequences: u64,
     pub waiting_sequences: usize,
     pub running_sequences: usize,
     /// Prompt tokens not yet computed, of waiting and running sequences.

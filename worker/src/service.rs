@@ -87,6 +87,13 @@ fn answers<T: Send + 'static>(
     Response::new(stream.map(|item| item.map_err(Status::from)).boxed())
 }
 
+/// Of a call whose sequence the engine has taken in as that number.
+fn accepted<T>(number: u64, mut response: Response<Answers<T>>) -> Response<Answers<T>> {
+    let metadata = response.metadata_mut();
+    metadata.insert(proto::SEQUENCE_NUMBER, number.into());
+    response
+}
+
 #[tonic::async_trait]
 impl Worker for WorkerService {
     type ModelFilesStream = Answers<pb::ModelFilePart>;
@@ -128,10 +135,10 @@ impl Worker for WorkerService {
             deadline,
             span,
         };
-        let events = deadline
+        let (number, events) = deadline
             .within(generate::start(self.0.clone(), call))
             .await?;
-        Ok(answers(deadline.bound(events)))
+        Ok(accepted(number, answers(deadline.bound(events))))
     }
 
     async fn prefill(
@@ -148,8 +155,8 @@ impl Worker for WorkerService {
         );
         let span = call_span(&request, span);
         let start = prefill::start(self.0.clone(), request.into_inner(), span);
-        let events = deadline.within(start).await?;
-        Ok(answers(deadline.bound(events)))
+        let (number, events) = deadline.within(start).await?;
+        Ok(accepted(number, answers(deadline.bound(events))))
     }
 
     /// Goes on while draining: it ends work that was accepted before.

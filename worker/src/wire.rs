@@ -256,6 +256,7 @@ fn worker_status(status: WorkerStatus, pulse: Pulse) -> pb::Status {
         not_ready: status.not_ready,
         step_age_ms: milliseconds(pulse.step_age),
         longest_step_ms: milliseconds(pulse.longest_step),
+        accepted_sequences: Some(status.accepted_sequences),
     }
 }
 

@@ -71,6 +71,14 @@ impl BoundTally {
         self.shared_tokens += (held * self.block_size) as u64;
     }
 
+    /// Prompt and answer together have these identities.
+    pub(super) fn answered(&mut self, hashes: &[BlockHash]) {
+        if self.is_known {
+            self.seen.extend(hashes.iter().map(|it| it.short()));
+            self.hold(hashes);
+        }
+    }
+
     /// `None` without requests, and if there were too many blocks to follow.
     pub(super) fn bound(&self) -> Option<Bound> {
         let known = self.is_known && self.prompt_tokens > 0;
@@ -109,6 +117,17 @@ mod tests {
 
     fn hashes(ids: impl IntoIterator<Item = u128>) -> Vec<BlockHash> {
         ids.into_iter().map(BlockHash).collect()
+    }
+
+    #[test]
+    fn answers_are_held_too() {
+        let mut tally = BoundTally::new(8, 16);
+        tally.arrived(32, &hashes(1..3));
+        tally.answered(&hashes(1..5));
+        tally.arrived(65, &hashes(1..5));
+        let bound = tally.bound().expect("few blocks");
+        assert_eq!(bound.unlimited, 64.0 / 97.0);
+        assert_eq!(bound.shared, 64.0 / 97.0);
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub(super) enum Notice {
         events: Vec<KvEvent>,
     },
     /// A sequence is added there.
-    Accepted { booking: u64 },
+    Accepted { booking: u64, number: u64 },
 }
 
 pub(super) struct Router {
@@ -56,7 +56,7 @@ impl Router {
     }
 
     /// Events are missing: false.
-    pub(super) fn hear(&mut self, worker: usize, notice: Notice) -> bool {
+    pub(super) fn hear(&mut self, worker: usize, notice: Notice, now: Duration) -> bool {
         let slot = WorkerSlot(worker as u32);
         if self.feeds.len() <= worker {
             self.feeds.resize_with(worker + 1, Feed::default);
@@ -68,7 +68,7 @@ impl Router {
                 self.feeds[worker].snapshot(member.epoch, 0, true);
             }
             Notice::Leaving | Notice::Down => self.view.set_available(slot, false),
-            Notice::Accepted { booking } => self.view.accepted(booking, slot),
+            Notice::Accepted { booking, number } => self.view.accepted(booking, slot, number),
             Notice::Snapshot { epoch, seq, events } => {
                 self.view.purge(slot);
                 self.feeds[worker].snapshot(epoch, seq, true);
@@ -86,7 +86,7 @@ impl Router {
                     return true;
                 }
                 if let Some(report) = report {
-                    self.view.report(slot, report);
+                    self.view.report(slot, report, now);
                 }
                 for (seq, event) in (first_seq..).zip(&events) {
                     match self.feeds[worker].event(epoch, seq) {

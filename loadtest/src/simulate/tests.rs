@@ -56,7 +56,6 @@ fn shared() -> Box<Shared> {
 fn open(rate: &str) -> Arrival {
     let config = ArrivalConfig {
         rate: Some(rate.parse::<Rate>().expect("a rate")),
-        stretch: 1.0,
         arrival: None,
         burstiness: None,
         concurrency: None,
@@ -92,6 +91,7 @@ fn scenario(workers: impl Iterator<Item = WorkerSpec>) -> Scenario {
             event_loss: 0.0,
         },
         faults: Vec::new(),
+        stretch: 1.0,
         arrival: open("40"),
         length: Length::default(),
         warm_up: 0,
@@ -346,6 +346,27 @@ fn a_conversation_finds_its_own_answers_cached() {
     // of KV after the first turn, 182 after the second.
     assert_eq!(cached, [Some(0), Some(80), Some(176)]);
     assert!(simulated.records[1].scheduled - simulated.records[0].ended >= Duration::from_secs(1));
+}
+
+#[test]
+fn a_load_is_a_share_of_what_the_cluster_gets_through() {
+    let prompts = |count| Box::new(Shared { next: 0, count });
+    let workers = scenario(specs(2, Role::Both));
+    let limit = saturation(&workers, SimPolicy::default(), prompts(2000)).expect("many");
+    let at = |load: f64| {
+        let scenario = workers.at_load(load, &limit);
+        let policy = SimPolicy::default();
+        let simulated = simulate(&scenario, policy, prompts(2000), &Keep::default());
+        let figures = simulated.figures;
+        (
+            figures.rates.requests / limit.per_second,
+            figures.latency.ttft.p50,
+        )
+    };
+    let ((half, calm), (_, late)) = (at(0.5), at(2.0));
+    assert!((0.45..0.55).contains(&half), "{half}");
+    assert!(late > 2.0 * calm, "{late} after {calm}");
+    assert!(saturation(&workers, SimPolicy::default(), prompts(1)).is_none());
 }
 
 #[test]

@@ -99,6 +99,8 @@ pub(super) struct Worker {
     /// Its port is taken until then.
     pub(super) sends_until: Duration,
     pub(super) receives_until: Duration,
+    /// Sequences taken in since its start.
+    pub(super) accepted: u64,
     /// Number of its last event.
     last_seq: u64,
     log: VecDeque<(u64, KvEvent)>,
@@ -137,6 +139,7 @@ impl Worker {
             first_tokens: FxHashMap::default(),
             sends_until: Duration::ZERO,
             receives_until: Duration::ZERO,
+            accepted: 0,
             last_seq: 0,
             log: VecDeque::new(),
             keeps_log,
@@ -252,6 +255,7 @@ impl Worker {
             prefill_tokens_per_second: self.rates.prefill_tokens_per_second(),
             drain_tokens_per_second: self.rates.drain_tokens_per_second(),
             decode_step_ms: self.rates.decode_step_ms(),
+            accepted: Some(self.accepted),
         }
     }
 

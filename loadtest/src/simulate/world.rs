@@ -57,8 +57,9 @@ pub(super) enum Event {
         router: usize,
         worker: usize,
     },
-    /// A router learns that a worker has its part of a request, or does not.
-    Accepted(Task),
+    /// A router learns that a worker has its part of a request, as the sequence of
+    /// that number there, or does not.
+    Accepted(Task, u64),
     Refused {
         task: Task,
         worker: usize,
@@ -152,6 +153,9 @@ impl<'a> World<'a> {
             self.queue.plan(at, Event::Arrival(Box::new(request)));
         }
         while let Some((at, event)) = self.queue.next() {
+            if self.is_void(&event) {
+                continue;
+            }
             self.now = at;
             self.happen(event);
         }
@@ -172,6 +176,14 @@ impl<'a> World<'a> {
         numbers
     }
 
+    /// Nobody waits any more whose wait could end.
+    fn is_void(&self, event: &Event) -> bool {
+        match event {
+            Event::Waited { router } => self.routers[*router].admission.waiting() == 0,
+            _ => false,
+        }
+    }
+
     fn happen(&mut self, event: Event) {
         match event {
             Event::Arrival(request) => self.arrive(*request),
@@ -185,7 +197,11 @@ impl<'a> World<'a> {
             }
             Event::ReportDue { worker, epoch } if self.workers[worker].epoch == epoch => {
                 self.workers[worker].report_planned = false;
-                self.publish(worker);
+                // While a step runs nothing is known that was not before it; its
+                // end is told.
+                if !self.workers[worker].is_busy() {
+                    self.publish(worker);
+                }
             }
             Event::StepEnd { .. } | Event::ReportDue { .. } => {}
             Event::Notice {
@@ -194,7 +210,7 @@ impl<'a> World<'a> {
                 notice,
             } => self.hear(router, worker, *notice),
             Event::Subscribe { router, worker } => self.resend(router, worker),
-            Event::Accepted(task) => self.accepted(task),
+            Event::Accepted(task, number) => self.accepted(task, number),
             Event::Refused {
                 task,
                 worker,
@@ -340,7 +356,7 @@ impl<'a> World<'a> {
         self.take_turn(at);
     }
 
-    fn accepted(&mut self, task: Task) {
+    fn accepted(&mut self, task: Task, number: u64) {
         let Some(active) = self.current(task) else {
             return;
         };
@@ -351,7 +367,11 @@ impl<'a> World<'a> {
             Part::Decode => placed.decode,
         };
         let booking = placed.booking;
-        self.routers[router].hear(by.0 as usize, Notice::Accepted { booking });
+        self.routers[router].hear(
+            by.0 as usize,
+            Notice::Accepted { booking, number },
+            self.now,
+        );
         if task.part == Part::Prefill {
             self.call(task.request, Part::Decode, placed.decode.0 as usize);
         }
@@ -407,7 +427,12 @@ impl<'a> World<'a> {
             admission.release(permit, spent, self.now);
         }
         let (turn, answer) = match active.turn {
-            Some(turn) => (Some(turn), active.answer()),
+            Some(turn) => {
+                // The next turn's prompt goes on from the answer.
+                self.bound
+                    .answered(active.hash(&self.scope, self.block_size));
+                (Some(turn), active.answer())
+            }
             None => (None, String::new()),
         };
         let is_answered = matches!(outcome, Outcome::Complete | Outcome::Truncated);

@@ -47,10 +47,10 @@ impl Booking {
         }
     }
 
-    /// `worker` has accepted its call: from its next status on, its own report
-    /// counts instead of the booking.
-    pub fn accepted(&self, worker: &WorkerRef) {
-        self.cluster.state().accepted(self.id, worker.slot);
+    /// `worker` has accepted its call, as the sequence of that number: once its
+    /// reports include it, they count instead of the booking.
+    pub fn accepted(&self, worker: &WorkerRef, number: u64) {
+        self.cluster.state().accepted(self.id, worker.slot, number);
     }
 }
 

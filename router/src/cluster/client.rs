@@ -56,6 +56,8 @@ pub struct WorkerStatus {
     pub prefill_tokens_per_second: f32,
     pub decode_step_ms: f32,
     pub drain_tokens_per_second: f32,
+    /// Sequences it has taken in within its epoch; `None`: it does not say.
+    pub accepted: Option<u64>,
     pub waiting: u32,
     pub draining: bool,
     /// Its engine fails; work may still be tried there.
@@ -121,6 +123,13 @@ pub struct WorkerClient {
 
 /// What a worker says in answer to one call; dropped, it cancels the call.
 pub type Answers<T> = BoxStream<'static, Result<T, ApiError>>;
+
+/// A call that a worker has accepted.
+pub struct Accepted<T> {
+    /// Of the sequence among those that the worker has taken in; 0: unknown.
+    pub number: u64,
+    pub answers: Answers<T>,
+}
 
 /// A sequence as far as it is, for the worker that takes it on.
 #[derive(Clone, Copy, Debug)]
@@ -235,7 +244,7 @@ impl WorkerClient {
         &self,
         work: &Work<'_>,
         ticket: Option<&Ticket>,
-    ) -> Result<Answers<DecodeEvent>, ApiError> {
+    ) -> Result<Accepted<DecodeEvent>, ApiError> {
         let request = proto::worker::GenerateRequest {
             prompt: Some(wire::prompt(work.sequence, work.generated)),
             kv: ticket.map(|ticket| ticket.0.clone()),
@@ -246,7 +255,7 @@ impl WorkerClient {
     }
 
     /// Starts computing a sequence's KV for another worker.
-    pub async fn prefill(&self, work: &Work<'_>) -> Result<Answers<PrefillEvent>, ApiError> {
+    pub async fn prefill(&self, work: &Work<'_>) -> Result<Accepted<PrefillEvent>, ApiError> {
         let request = proto::worker::PrefillRequest {
             prompt: Some(wire::prompt(work.sequence, work.generated)),
         };
@@ -261,7 +270,7 @@ impl WorkerClient {
         call: impl Future<Output = Result<Response<Streaming<W>>, Status>>,
         read: fn(W) -> Result<T, ApiError>,
         deadline: Option<Instant>,
-    ) -> Result<Answers<T>, ApiError>
+    ) -> Result<Accepted<T>, ApiError>
     where
         W: Send + 'static,
         T: Send + 'static,
@@ -279,6 +288,7 @@ impl WorkerClient {
             answer = call => answer.map_err(failure)?,
             error = trusted.lost() => return Err(error),
         };
+        let number = wire::sequence_number(answer.metadata());
         let mut events = answer.into_inner();
         let events = async_stream::try_stream! {
             loop {
@@ -293,7 +303,10 @@ impl WorkerClient {
                 }
             }
         };
-        Ok(events.boxed())
+        Ok(Accepted {
+            number,
+            answers: events.boxed(),
+        })
     }
 }
 

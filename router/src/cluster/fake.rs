@@ -102,7 +102,8 @@ pub(crate) async fn join(cluster: &Arc<Cluster>, queue: u32, reply: Reply) -> Fa
         queued_prefill_tokens: u64::from(queue) * 1_000_000,
         ..WorkerStatus::default()
     };
-    cluster.state().status(slot, status);
+    let now = cluster.now();
+    cluster.state().status(slot, status, now);
     fake
 }
 

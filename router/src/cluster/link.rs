@@ -239,11 +239,12 @@ impl Link {
 
     /// `false`: events are missing.
     fn apply(&mut self, notice: Notice) -> bool {
+        let now = self.cluster.now();
         let mut state = self.cluster.state();
         match notice {
             Notice::Status { epoch, seq, status } => {
                 self.draining = status.draining;
-                state.status(self.slot, status);
+                state.status(self.slot, status, now);
                 drop(state);
                 self.cluster.count_connected();
                 self.cluster.measure_room();

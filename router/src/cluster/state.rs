@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kvcache_index::{KvEvent, WorkerSlot};
 use tokio::sync::Notify;
@@ -168,7 +169,7 @@ impl State {
     }
 
     /// The worker's events flow and its first status is here.
-    pub fn status(&mut self, slot: WorkerSlot, status: WorkerStatus) {
+    pub fn status(&mut self, slot: WorkerSlot, status: WorkerStatus, now: Duration) {
         let Some(worker) = self.workers.get_mut(&slot) else {
             return;
         };
@@ -186,7 +187,9 @@ impl State {
                 decode_step_ms: status.decode_step_ms,
                 drain_tokens_per_second: status.drain_tokens_per_second,
                 waiting: status.waiting,
+                accepted: status.accepted,
             },
+            now,
         );
     }
 
@@ -299,9 +302,9 @@ impl State {
         }
     }
 
-    /// `slot` has accepted its part of a booking: its next status includes it.
-    pub fn accepted(&mut self, booking: u64, slot: WorkerSlot) {
-        self.view.accepted(booking, slot);
+    /// See [`View::accepted`].
+    pub fn accepted(&mut self, booking: u64, slot: WorkerSlot, number: u64) {
+        self.view.accepted(booking, slot, number);
     }
 
     pub fn release(&mut self, booking: u64) {

@@ -7,12 +7,14 @@
 
 use std::time::Duration;
 
+mod backlog;
 mod room;
 
 use kvcache_index::{KvEvent, PrefixIndex, WorkerSlot};
 use rustc_hash::FxHashMap;
 
 use crate::plan::{Ask, Candidate, Choice, Load, Policy, Role};
+use backlog::Backlog;
 use room::Room;
 
 /// A worker's start that is not to be tried again for a sequence.
@@ -44,6 +46,9 @@ pub struct Report {
     pub decode_step_ms: f32,
     /// 0: unknown.
     pub drain_tokens_per_second: f32,
+    /// Sequences that it has taken in since its start. `None`: it does not count
+    /// them.
+    pub accepted: Option<u64>,
 }
 
 /// The workers as one router sees them.
@@ -70,8 +75,10 @@ struct Worker {
     room: Option<usize>,
     report: Report,
     unreported: Unreported,
-    /// Bookings it has accepted since its last report.
-    accepted: Vec<u64>,
+    backlog: Backlog,
+    /// Bookings it has accepted, each with its number among the sequences that it
+    /// has taken in, which its reports do not include yet.
+    accepted: Vec<(u64, u64)>,
 }
 
 /// Sum of the bookings' shares that a worker's report does not include yet.
@@ -124,6 +131,7 @@ impl View {
             room: None,
             report: Report::default(),
             unreported: Unreported::default(),
+            backlog: Backlog::default(),
             accepted: Vec::new(),
         });
     }
@@ -145,7 +153,7 @@ impl View {
     }
 
     /// The worker's own word on its load.
-    pub fn report(&mut self, slot: WorkerSlot, report: Report) {
+    pub fn report(&mut self, slot: WorkerSlot, report: Report, now: Duration) {
         let Some(worker) = self
             .workers
             .get_mut(slot.0 as usize)
@@ -156,7 +164,11 @@ impl View {
         self.reported_sequences -= u64::from(worker.report.sequences);
         self.reported_sequences += u64::from(report.sequences);
         worker.report = report;
-        for id in std::mem::take(&mut worker.accepted) {
+        let included = report.accepted.unwrap_or(u64::MAX);
+        let accepted = worker
+            .accepted
+            .extract_if(.., |(_, number)| *number <= included);
+        for (id, _) in accepted {
             let shares = self.bookings.get_mut(&id).into_iter();
             for share in shares.flat_map(Booked::shares_mut) {
                 if share.worker == slot && !share.reported {
@@ -165,6 +177,8 @@ impl View {
                 }
             }
         }
+        let queued = report.queued_prefill_tokens + worker.unreported.prefill_tokens;
+        worker.backlog.report(now, queued);
         self.count_room(slot);
     }
 
@@ -196,12 +210,11 @@ impl View {
                     worker: slot,
                     role: worker.member.role,
                     cached_tokens: 0,
-                    load: worker.load(),
+                    load: worker.load(ask.now),
                 });
             }
         }
-        // Nothing is predicted, so the time makes no difference.
-        let overlaps = self.index.overlaps(ask.hashes, Duration::ZERO);
+        let overlaps = self.index.overlaps(ask.hashes, ask.now);
         for overlap in overlaps.iter() {
             let found = self
                 .candidates
@@ -245,7 +258,7 @@ impl View {
             };
             if let Some(worker) = self.worker_mut(slot) {
                 share.epoch = worker.member.epoch;
-                worker.unreported.add(&share);
+                worker.add(&share, ask.now);
             }
             share
         };
@@ -286,10 +299,12 @@ impl View {
         Some(self.book(ask, choice))
     }
 
-    /// `slot` has accepted its part of a booking: its next report includes it.
-    pub fn accepted(&mut self, booking: u64, slot: WorkerSlot) {
+    /// `slot` has accepted its part of a booking, as the sequence of that number:
+    /// reports that count so many include it. A report may have been on its way
+    /// before. 0: it has no number, and the next report counts.
+    pub fn accepted(&mut self, booking: u64, slot: WorkerSlot, number: u64) {
         if let Some(worker) = self.worker_mut(slot) {
-            worker.accepted.push(booking);
+            worker.accepted.push((booking, number));
         }
     }
 
@@ -302,6 +317,7 @@ impl View {
                 && worker.member.epoch == share.epoch
             {
                 worker.unreported.remove(share);
+                worker.backlog.withdraw(share.prefill_tokens);
             }
             self.count_room(share.worker);
         }
@@ -312,7 +328,9 @@ impl View {
         let Some(Some(worker)) = self.workers.get_mut(slot.0 as usize) else {
             return;
         };
-        let room = worker.available.then(|| self.room.on(&worker.load()));
+        let room = worker
+            .available
+            .then(|| self.room.on(&worker.load(Duration::ZERO)));
         self.room.change(worker.room, room);
         worker.room = room;
     }
@@ -337,10 +355,18 @@ impl Unreported {
 }
 
 impl Worker {
-    fn load(&self) -> Load {
+    fn add(&mut self, share: &Share, now: Duration) {
+        let rate = self.report.prefill_tokens_per_second;
+        self.unreported.add(share);
+        self.backlog.add(now, rate, share.prefill_tokens);
+    }
+
+    /// At `now`; before the last report or booking, as of that.
+    fn load(&self, now: Duration) -> Load {
         let (report, more) = (&self.report, &self.unreported);
+        let rate = report.prefill_tokens_per_second;
         Load {
-            queued_tokens: report.queued_prefill_tokens + more.prefill_tokens,
+            queued_tokens: self.backlog.left(now, rate) as u64,
             sequences: report.sequences + more.sequences,
             free_blocks: report.free_blocks.saturating_sub(more.blocks),
             total_blocks: report.total_blocks,

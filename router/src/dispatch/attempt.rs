@@ -243,12 +243,12 @@ async fn start(task: Arc<Task>) -> Result<Started, Failure> {
     let mut verdict = Verdict::new(&task.cluster, worker);
     let work = task.work();
     let call = worker.client.generate(&work, ticket.as_ref());
-    let events = accepted(worker, call, &span)
+    let call = accepted(worker, call, &span)
         .await
         .inspect_err(|failure| verdict.failed(&failure.error))?;
-    task.booking.accepted(worker);
+    task.booking.accepted(worker, call.number);
     let decode = Call {
-        events,
+        events: call.answers,
         verdict,
         _span: span,
     };
@@ -263,19 +263,19 @@ async fn start_prefill(
     let mut verdict = Verdict::new(&task.cluster, worker);
     let work = task.work();
     let call = async {
-        let mut events = worker.client.prefill(&work).await?;
-        match events.next().await {
-            Some(Ok(PrefillEvent::Ticket(ticket))) => Ok((events, ticket)),
+        let mut call = worker.client.prefill(&work).await?;
+        match call.answers.next().await {
+            Some(Ok(PrefillEvent::Ticket(ticket))) => Ok((call, ticket)),
             Some(Ok(_)) | None => Err(lost("it gave no ticket")),
             Some(Err(error)) => Err(error),
         }
     };
-    let (events, ticket) = accepted(worker, call, &span)
+    let (call, ticket) = accepted(worker, call, &span)
         .await
         .inspect_err(|failure| verdict.failed(&failure.error))?;
-    task.booking.accepted(worker);
+    task.booking.accepted(worker, call.number);
     let call = Call {
-        events,
+        events: call.answers,
         verdict,
         _span: span,
     };

@@ -16,7 +16,10 @@ const TRANSFER_MS_PER_TOKEN: f64 = 0.005;
 const SPLIT_MS: f64 = 1.0;
 /// A millisecond's pause of a running answer weighs so much of a millisecond's
 /// wait for a first token: of an answer's many tokens it delays one.
-const PAUSE: f64 = 0.1;
+const PAUSE: f64 = 0.03;
+/// A sequence beside it makes each step of an answer slower, but little: of a
+/// step's time so much counts for each.
+const BESIDE: f64 = 0.25;
 /// Options that cost the same but for this are equals.
 const SAME_MS: f64 = 1e-6;
 
@@ -248,9 +251,9 @@ impl<'a> Costs<'a> {
         worker.load.queued_tokens as f64 / drain
     }
 
-    /// One step per sequence that shares the worker.
+    /// For every sequence that shares the worker.
     fn decode(&self, worker: &Candidate) -> f64 {
-        self.step_ms(worker) * f64::from(worker.load.sequences)
+        BESIDE * self.step_ms(worker) * f64::from(worker.load.sequences)
     }
 
     /// Blocks that are missing come free about one a step.

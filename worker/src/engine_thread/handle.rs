@@ -21,7 +21,8 @@ pub(super) enum Command {
     Add {
         request: Box<Request>,
         events_tx: mpsc::Sender<Result<Event, Failure>>,
-        done: oneshot::Sender<Result<(), Failure>>,
+        /// Told the sequence's number.
+        done: oneshot::Sender<Result<u64, Failure>>,
     },
     Export(ExportCommand),
     Import {
@@ -110,19 +111,21 @@ impl EngineHandle {
         let id = request.id;
         let (events_tx, events_rx) = mpsc::channel(most_events(&request));
         // Made first, so that a caller that leaves while waiting aborts too.
-        let stream = SequenceStream::new(
+        let mut stream = SequenceStream::new(
             id,
             events_rx,
             self.commands_tx.clone(),
             self.abandoned.clone(),
         );
         let request = Box::new(request);
-        self.ask(|done| Command::Add {
-            request,
-            events_tx,
-            done,
-        })
-        .await??;
+        let number = self
+            .ask(|done| Command::Add {
+                request,
+                events_tx,
+                done,
+            })
+            .await??;
+        stream.set_number(number);
         Ok(stream)
     }
 

@@ -34,6 +34,7 @@ pub enum Event {
 /// aborts it and frees its blocks before the engine's next step.
 pub struct SequenceStream {
     id: SequenceId,
+    number: u64,
     events_rx: mpsc::Receiver<Result<Event, Failure>>,
     /// Came with the tokens before it.
     held: Option<Result<Event, Failure>>,
@@ -51,12 +52,22 @@ impl SequenceStream {
     ) -> SequenceStream {
         SequenceStream {
             id,
+            number: 0,
             events_rx,
             held: None,
             ended: false,
             commands_tx,
             abandoned,
         }
+    }
+
+    /// Among the sequences that the engine has taken in, from 1.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(super) fn set_number(&mut self, number: u64) {
+        self.number = number;
     }
 
     pub fn id(&self) -> SequenceId {

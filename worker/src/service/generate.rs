@@ -24,11 +24,11 @@ pub(super) struct Call {
     pub span: Span,
 }
 
-/// Queues the sequence; the stream owns it.
+/// Queues the sequence, which the stream owns; its number in the engine.
 pub(super) async fn start(
     shared: Arc<Shared>,
     call: Call,
-) -> Result<impl Stream<Item = Result<pb::GenerateEvent, Failure>>, Failure> {
+) -> Result<(u64, impl Stream<Item = Result<pb::GenerateEvent, Failure>>), Failure> {
     let Call {
         request,
         deadline,
@@ -54,7 +54,8 @@ pub(super) async fn start(
         transferred_tokens: 0,
         spans,
     };
-    Ok(try_stream! {
+    let number = call.sequence.number();
+    let events = try_stream! {
         loop {
             let Some(answer) = call.next().await? else {
                 continue;
@@ -65,7 +66,8 @@ pub(super) async fn start(
                 break;
             }
         }
-    })
+    };
+    Ok((number, events))
 }
 
 struct Generate {

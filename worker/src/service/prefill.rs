@@ -20,12 +20,13 @@ use crate::spans::StageSpans;
 use crate::tickets::{Pulled, Ticket};
 use crate::wire;
 
-/// Queues the prompt; the stream owns its sequence and ticket.
+/// Queues the prompt, whose sequence and ticket the stream owns; its number in
+/// the engine.
 pub(super) async fn start(
     shared: Arc<Shared>,
     request: pb::PrefillRequest,
     span: Span,
-) -> Result<impl Stream<Item = Result<pb::PrefillEvent, Failure>>, Failure> {
+) -> Result<(u64, impl Stream<Item = Result<pb::PrefillEvent, Failure>>), Failure> {
     let id = shared.engine.next_id();
     let engine_request =
         shared
@@ -44,7 +45,8 @@ pub(super) async fn start(
         address: shared.address.clone(),
         id: call.ticket.id().to_owned(),
     };
-    Ok(try_stream! {
+    let number = call.sequence.number();
+    let events = try_stream! {
         yield pb::PrefillEvent { event: Some(Answer::Ticket(ticket)) };
         loop {
             let Some(answer) = call.next().await? else {
@@ -56,7 +58,8 @@ pub(super) async fn start(
                 break;
             }
         }
-    })
+    };
+    Ok((number, events))
 }
 
 struct Prefill {

@@ -39,8 +39,10 @@ impl World<'_> {
         }
         worker.tasks.insert(id, task);
         worker.counts.sequences += 1;
+        worker.accepted += 1;
+        let number = worker.accepted;
         let heard = self.now + self.scenario.network.delay;
-        self.queue.plan(heard, Event::Accepted(task));
+        self.queue.plan(heard, Event::Accepted(task, number));
     }
 
     pub(super) fn take_outputs(&mut self, at: usize) {
@@ -151,7 +153,7 @@ impl World<'_> {
 
     pub(super) fn hear(&mut self, router: usize, worker: usize, notice: Notice) {
         let repairs = matches!(notice, Notice::Snapshot { .. });
-        let whole = self.routers[router].hear(worker, notice);
+        let whole = self.routers[router].hear(worker, notice, self.now);
         self.measure_room(router);
         if repairs || whole {
             self.repairing.remove(&(router, worker));

@@ -78,6 +78,13 @@ fn tokens(tokens: Vec<wire::Token>) -> Vec<Token> {
     tokens.into_iter().map(token).collect()
 }
 
+/// 0 if the worker does not say.
+pub(super) fn sequence_number(metadata: &tonic::metadata::MetadataMap) -> u64 {
+    let number = metadata.get(proto::SEQUENCE_NUMBER);
+    let number = number.and_then(|it| it.to_str().ok()?.parse().ok());
+    number.unwrap_or_default()
+}
+
 pub(super) fn decode_event(event: wire::GenerateEvent) -> Result<DecodeEvent, ApiError> {
     use wire::generate_event::Event;
     Ok(match event.event.ok_or_else(|| malformed("an event"))? {
@@ -152,6 +159,7 @@ fn worker_status(status: &wire::Status) -> WorkerStatus {
         decode_step_ms: status.decode_step_ms,
         drain_tokens_per_second: status.drain_tokens_per_second,
         waiting: status.waiting_sequences,
+        accepted: status.accepted_sequences,
         draining: status.draining,
         not_ready: status.not_ready,
         step_age: milliseconds(status.step_age_ms),

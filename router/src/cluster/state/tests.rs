@@ -55,7 +55,7 @@ fn state_of(model: &Arc<Model>, roles: &[Role]) -> State {
     let mut state = State::new(PolicyName::default());
     for (slot, role) in (0..).zip(roles) {
         state.join(joining(slot, 1, *role, model)).expect("joins");
-        state.status(WorkerSlot(slot), idle());
+        state.status(WorkerSlot(slot), idle(), Duration::ZERO);
     }
     state
 }
@@ -80,10 +80,17 @@ async fn a_booking_counts_until_the_worker_reports_it() {
     let booking = book(&mut state, &model);
     assert_eq!(loads(&mut state, &model), [(0, 100, 1), (1, 0, 1)]);
     // A status that was on its way before the worker accepted changes nothing.
-    state.status(WorkerSlot(0), idle());
+    state.status(WorkerSlot(0), idle(), Duration::ZERO);
     assert_eq!(loads(&mut state, &model), [(0, 100, 1), (1, 0, 1)]);
-    state.accepted(booking, WorkerSlot(0));
-    state.status(WorkerSlot(0), idle());
+    state.accepted(booking, WorkerSlot(0), 7);
+    let counting = |accepted| WorkerStatus {
+        accepted: Some(accepted),
+        ..idle()
+    };
+    // Accepted as the seventh: what was told before comes late.
+    state.status(WorkerSlot(0), counting(6), Duration::ZERO);
+    assert_eq!(loads(&mut state, &model), [(0, 100, 1), (1, 0, 1)]);
+    state.status(WorkerSlot(0), counting(7), Duration::ZERO);
     assert_eq!(loads(&mut state, &model), [(0, 0, 0), (1, 0, 1)]);
     state.release(booking);
     assert_eq!(loads(&mut state, &model), [(0, 0, 0), (1, 0, 0)]);
@@ -98,7 +105,7 @@ async fn a_booking_on_a_former_start_is_released_without_trace() {
     state
         .join(joining(0, 2, Role::Both, &model))
         .expect("joins");
-    state.status(WorkerSlot(0), idle());
+    state.status(WorkerSlot(0), idle(), Duration::ZERO);
     state.release(booking);
     assert_eq!(loads(&mut state, &model), [(0, 0, 0)]);
 }
@@ -123,12 +130,12 @@ async fn a_restart_leaves_no_blocks_and_a_reconnect_keeps_them() {
     state
         .join(joining(0, 1, Role::Both, &model))
         .expect("joins");
-    state.status(WorkerSlot(0), idle());
+    state.status(WorkerSlot(0), idle(), Duration::ZERO);
     assert_eq!(cached(&mut state), Some(32));
     state
         .join(joining(0, 2, Role::Both, &model))
         .expect("joins");
-    state.status(WorkerSlot(0), idle());
+    state.status(WorkerSlot(0), idle(), Duration::ZERO);
     assert_eq!(cached(&mut state), Some(0));
 }
 
@@ -142,6 +149,7 @@ async fn draining_suspected_and_excluded_workers_get_nothing() {
             draining: true,
             ..idle()
         },
+        Duration::ZERO,
     );
     state.suspect(WorkerSlot(1), 1);
     assert_eq!(loads(&mut state, &model), [(2, 0, 0)]);
@@ -159,7 +167,7 @@ async fn draining_suspected_and_excluded_workers_get_nothing() {
     state
         .join(joining(2, 2, Role::Both, &model))
         .expect("joins");
-    state.status(WorkerSlot(2), idle());
+    state.status(WorkerSlot(2), idle(), Duration::ZERO);
     assert_eq!(state.candidates(&model, &ASK, &excluded).len(), 2);
 }
 
@@ -172,7 +180,7 @@ async fn one_name_stands_for_one_model_at_a_time() {
     state
         .join(joining(1, 1, Role::Both, &other))
         .expect("the first is gone");
-    state.status(WorkerSlot(1), idle());
+    state.status(WorkerSlot(1), idle(), Duration::ZERO);
     let known = state.model("m").expect("known");
     assert_eq!(known.fingerprint(), "g");
 }
@@ -185,7 +193,7 @@ async fn one_name_stands_for_one_model_among_workers_that_join_together() {
         .join(joining(0, 1, Role::Both, &model))
         .expect("joins");
     assert!(state.join(joining(1, 1, Role::Both, &other)).is_err());
-    state.status(WorkerSlot(0), idle());
+    state.status(WorkerSlot(0), idle(), Duration::ZERO);
     let known = state.model("m").expect("known");
     assert_eq!(known.fingerprint(), "f");
     assert_eq!(loads(&mut state, &known), [(0, 0, 0)]);
@@ -196,7 +204,7 @@ async fn models_live_side_by_side() {
     let (a, b) = (model_named("a", "f"), model_named("b", "g"));
     let mut state = state_of(&a, &[Role::Both]);
     state.join(joining(1, 1, Role::Both, &b)).expect("joins");
-    state.status(WorkerSlot(1), idle());
+    state.status(WorkerSlot(1), idle(), Duration::ZERO);
     let names: Vec<String> = state
         .served_models()
         .iter()
