@@ -2,9 +2,9 @@
 //! workers share would have held.
 //!
 //! Without a bound on its size this is what a trace offers at all. With as many
-//! blocks as all workers hold together, and the least recently used going
-//! first, it is what they could reach if no block were held twice and every
-//! request could run where its prefix is.
+//! blocks as all workers hold together, in a pool like theirs, it is what they
+//! could reach if no block were held twice and every request could run where
+//! its prefix is.
 
 use engine::block_pool::{BlockPool, Content};
 use kvcache_index::BlockHash;
@@ -103,8 +103,7 @@ impl BoundTally {
                 _ => hashes[at - 1],
             };
             let hash = hashes[at];
-            self.pool.register(block, Content { parent, hash });
-            blocks.push(block);
+            blocks.push(self.pool.register(block, Content { parent, hash }));
         }
         self.pool.release(&blocks);
         self.pool.drain_events();

@@ -1,26 +1,28 @@
 //! The pool of KV blocks: reference counts, prefix cache, eviction.
 //!
 //! A block is free when no sequence references it. Free blocks keep their
-//! content until they are taken again: blank ones first, then the least
-//! recently used, and of one sequence its tail before its head, so that what
-//! stays cached is prefixes. Only full blocks have an identity. Of two blocks
-//! with equal identity the first is cached, the other stays private. What
-//! becomes and ceases to be cached is told as [`KvEvent`]s.
+//! content until they are taken again, in the order of `eviction`: blank ones
+//! first, then what was used once, then what was used again. Only full blocks
+//! have an identity, and no two blocks have the same: whoever computed what is
+//! cached already goes on with the cached one. What becomes and ceases to be
+//! cached is told as [`KvEvent`]s.
 
-mod free_list;
+mod eviction;
+mod ghosts;
+mod lists;
 
 use kvcache_index::{BlockHash, KvEvent};
 use rustc_hash::FxHashMap;
 
 use crate::runner::BlockId;
-use free_list::FreeList;
+use eviction::Eviction;
 
 /// Which block holds what, and who may take it.
 #[derive(Debug)]
 pub struct BlockPool {
     block_size: usize,
     blocks: Vec<Block>,
-    free: FreeList,
+    eviction: Eviction,
     cached: FxHashMap<BlockHash, BlockId>,
     events: Vec<KvEvent>,
 }
@@ -55,7 +57,7 @@ impl BlockPool {
         BlockPool {
             block_size: block_size.max(1),
             blocks: vec![Block::default(); total as usize],
-            free: FreeList::full(total),
+            eviction: Eviction::new(total),
             cached: FxHashMap::default(),
             events: Vec::new(),
         }
@@ -72,7 +74,7 @@ impl BlockPool {
 
     /// Blocks that no sequence references, with cached content or without.
     pub fn free(&self) -> usize {
-        self.free.len()
+        self.eviction.free()
     }
 
     /// Blocks with cached content, referenced or free.
@@ -93,16 +95,18 @@ impl BlockPool {
     /// References the cached blocks with `hashes`, up to the first that is not
     /// cached.
     pub fn reuse(&mut self, hashes: &[BlockHash]) -> Vec<BlockId> {
-        let found: Vec<BlockId> = hashes
-            .iter()
-            .map_while(|hash| self.cached.get(hash).copied())
-            .collect();
-        for id in &found {
+        let mut found: Vec<BlockId> = Vec::new();
+        for id in hashes.iter().map_while(|hash| self.cached.get(hash)) {
+            let parent = found.last().map(|parent| parent.0);
             let block = &mut self.blocks[id.0 as usize];
             if block.references == 0 {
-                self.free.remove(id.0);
+                self.eviction.hold(id.0);
+                self.eviction.used_again(id.0, parent);
+            } else {
+                self.eviction.shared(id.0, parent);
             }
             block.references += 1;
+            found.push(*id);
         }
         found
     }
@@ -110,11 +114,12 @@ impl BlockPool {
     /// A private block without content, evicting a cached one if need be;
     /// `None` if all are referenced.
     pub fn allocate(&mut self) -> Option<BlockId> {
-        let id = BlockId(self.free.pop_front()?);
+        let id = BlockId(self.eviction.take()?);
         let block = &mut self.blocks[id.0 as usize];
         block.references = 1;
         if let Some(content) = block.content.take() {
             self.cached.remove(&content.hash);
+            self.eviction.evicted(content.hash.short());
             self.tell_removed(content.hash);
         }
         Some(id)
@@ -130,23 +135,49 @@ impl BlockPool {
                 continue;
             }
             match block.content {
-                Some(_) => self.free.push_back(id.0),
-                None => self.free.push_front(id.0),
+                Some(_) => self.eviction.free_cached(id.0),
+                None => self.eviction.free_blank(id.0),
             }
         }
     }
 
-    /// The referenced `block` now holds all of `content`. It stays private if
-    /// another block is cached under that identity.
-    pub fn register(&mut self, block: BlockId, content: Content) {
+    /// The referenced `block` now holds all of `content`. Gives the block to go
+    /// on with: another one, referenced in its place, if that content was cached
+    /// there already.
+    #[must_use]
+    pub fn register(&mut self, block: BlockId, content: Content) -> BlockId {
+        debug_assert!(
+            self.blocks[block.0 as usize].references > 0,
+            "block {block:?} is nobody's"
+        );
+        if let Some(&cached) = self.cached.get(&content.hash) {
+            return self.replace(block, cached);
+        }
         let entry = &mut self.blocks[block.0 as usize];
-        debug_assert!(entry.references > 0, "block {block:?} is nobody's");
-        if entry.content.is_some() || self.cached.contains_key(&content.hash) {
-            return;
+        if entry.content.is_some() {
+            return block;
         }
         entry.content = Some(content);
+        let parent = self.cached.get(&content.parent).map(|parent| parent.0);
+        let hash = content.hash.short();
+        self.eviction.cached(block.0, hash, parent);
         self.cached.insert(content.hash, block);
         self.tell_stored(content);
+        block
+    }
+
+    /// References `cached` in place of `block`.
+    fn replace(&mut self, block: BlockId, cached: BlockId) -> BlockId {
+        if block == cached {
+            return block;
+        }
+        let entry = &mut self.blocks[cached.0 as usize];
+        if entry.references == 0 {
+            self.eviction.hold(cached.0);
+        }
+        entry.references += 1;
+        self.release(&[block]);
+        cached
     }
 
     /// Takes the changes of cached content since the last call, in order.

@@ -156,7 +156,8 @@ impl Sequence {
                 _ => self.hashes[index - 1],
             };
             let hash = self.hashes[index];
-            pool.register(self.blocks[index], Content { parent, hash });
+            let content = Content { parent, hash };
+            self.blocks[index] = pool.register(self.blocks[index], content);
         }
         self.registered = full;
     }

@@ -6,7 +6,8 @@ use super::*;
 
 /// Hashes of a prompt of `family` that leaves the others' path at `branch`.
 fn chain(family: u128, branch: usize, variant: u128, blocks: usize) -> Vec<BlockHash> {
-    let variant_at = |index: usize| if index < branch { 0 } else { 1 + variant };
+    let path = 1 + variant + 10 * branch as u128;
+    let variant_at = |index: usize| if index < branch { 0 } else { path };
     (0..blocks)
         .map(|index| {
             BlockHash((family + 1) * 1_000_000 + variant_at(index) * 1_000 + index as u128 + 1)
@@ -32,8 +33,8 @@ fn fill(pool: &mut BlockPool, hashes: &[BlockHash]) -> Option<Vec<BlockId>> {
     while blocks.len() < hashes.len() {
         blocks.push(pool.allocate().expect("counted above"));
     }
-    for (block, content) in blocks.iter().zip(contents(hashes)) {
-        pool.register(*block, content);
+    for (block, content) in blocks.iter_mut().zip(contents(hashes)) {
+        *block = pool.register(*block, content);
     }
     Some(blocks)
 }
@@ -84,20 +85,77 @@ fn the_least_recently_used_prompt_is_evicted_first() {
 }
 
 #[test]
-fn a_block_computed_twice_is_cached_once_and_the_second_stays_private() {
+fn who_computes_what_is_cached_goes_on_with_the_cached_block() {
     let mut pool = BlockPool::new(4, 16);
     let hashes = chain(0, 0, 0, 1);
     let content = contents(&hashes).next().unwrap();
     let (a, b) = (pool.allocate().unwrap(), pool.allocate().unwrap());
-    pool.register(a, content);
-    pool.register(b, content);
-    assert_eq!(pool.cached(), 1);
+    assert_eq!(pool.register(a, content), a);
+    assert_eq!(pool.register(b, content), a);
+    assert_eq!((pool.cached(), pool.free()), (1, 3));
     assert_eq!(pool.drain_events().len(), 1);
-    pool.release(&[b]);
-    assert_eq!(pool.reuse(&hashes), [a]);
     pool.release(&[a]);
+    assert_eq!(pool.free(), 3);
     pool.release(&[a]);
-    assert_eq!((pool.free(), pool.cached()), (4, 1));
+    // Free, and found again by one that computed it once more.
+    let c = pool.allocate().unwrap();
+    assert_eq!(pool.register(c, content), a);
+    assert_eq!((pool.cached(), pool.free()), (1, 3));
+    pool.release(&[a]);
+    assert_eq!(pool.free(), 4);
+}
+
+/// Uses a prompt once.
+fn pass(pool: &mut BlockPool, hashes: &[BlockHash]) {
+    let blocks = fill(pool, hashes).unwrap();
+    pool.release(&blocks);
+}
+
+#[test]
+fn a_flood_of_prompts_that_come_once_leaves_what_is_used_again() {
+    let mut pool = BlockPool::new(64, 16);
+    let hot = chain(0, 0, 0, 16);
+    pass(&mut pool, &hot);
+    pass(&mut pool, &hot);
+    (1..100).for_each(|family| pass(&mut pool, &chain(family, 0, 0, 20)));
+    assert_eq!(pool.lookup(&hot).blocks, 16);
+}
+
+#[test]
+fn uses_at_one_time_are_one_use() {
+    let mut pool = BlockPool::new(64, 16);
+    let prompt = chain(0, 0, 0, 16);
+    let held: Vec<_> = (0..5).map(|_| fill(&mut pool, &prompt).unwrap()).collect();
+    held.iter().for_each(|blocks| pool.release(blocks));
+    // Those after the first four were all used as soon as they were cached.
+    (1..10).for_each(|family| pass(&mut pool, &chain(family, 0, 0, 20)));
+    assert_eq!(pool.lookup(&prompt).blocks, 12);
+}
+
+#[test]
+fn what_comes_back_after_its_eviction_stays_longer() {
+    let mut pool = BlockPool::new(64, 16);
+    let comes_back = chain(0, 0, 0, 16);
+    pass(&mut pool, &comes_back);
+    (1..5).for_each(|family| pass(&mut pool, &chain(family, 0, 0, 20)));
+    assert_eq!(pool.lookup(&comes_back).blocks, 0);
+    pass(&mut pool, &comes_back);
+    (5..100).for_each(|family| pass(&mut pool, &chain(family, 0, 0, 20)));
+    assert_eq!(pool.lookup(&comes_back).blocks, 16);
+}
+
+#[test]
+fn what_was_hot_gives_way_to_what_is() {
+    let mut pool = BlockPool::new(64, 16);
+    for family in 0..10 {
+        let hot = chain(family, 0, 0, 16);
+        for _ in 0..3 {
+            pass(&mut pool, &hot);
+            pass(&mut pool, &chain(100 + family, 0, 0, 30));
+        }
+        assert_eq!(pool.lookup(&hot).blocks, 16, "{family}");
+    }
+    assert_eq!(pool.lookup(&chain(0, 0, 0, 16)).blocks, 0);
 }
 
 #[test]
@@ -106,7 +164,7 @@ fn a_cached_block_keeps_its_identity() {
     let hashes = chain(0, 0, 0, 2);
     let block = pool.allocate().unwrap();
     for content in contents(&hashes) {
-        pool.register(block, content);
+        assert_eq!(pool.register(block, content), block);
     }
     assert_eq!(pool.lookup(&hashes).blocks, 1);
     assert_eq!(pool.cached(), 1);
@@ -133,42 +191,96 @@ fn blocks_in_a_row_are_told_in_one_event_with_their_parent() {
     assert!(matches!(&removed[..], [KvEvent::Removed { hashes, .. }] if hashes.len() == 4));
 }
 
-/// The pool in the plainest way: a list of free blocks in the order they go.
+/// The pool in the plainest way: lists of free blocks in the order they go,
+/// and for each cached block what it is.
 struct Naive {
-    free: Vec<BlockId>,
-    content: BTreeMap<BlockId, BlockHash>,
+    total: usize,
+    /// Blank, on probation, protected.
+    free: [Vec<BlockId>; 3],
+    content: BTreeMap<BlockId, Cached>,
+    ghosts: Vec<BlockHash>,
+    clock: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Cached {
+    hash: BlockHash,
+    is_protected: bool,
+    cached_at: usize,
 }
 
 impl Naive {
     fn new(total: u32) -> Naive {
         Naive {
-            free: (0..total).map(BlockId).collect(),
+            total: total as usize,
+            free: [(0..total).map(BlockId).collect(), Vec::new(), Vec::new()],
             content: BTreeMap::new(),
+            ghosts: Vec::new(),
+            clock: 0,
         }
     }
 
+    fn free(&self) -> Vec<BlockId> {
+        self.free.concat()
+    }
+
     fn cached(&self, hash: BlockHash) -> Option<BlockId> {
-        let found = self.content.iter().find(|(_, held)| **held == hash);
+        let found = self.content.iter().find(|(_, held)| held.hash == hash);
         found.map(|(block, _)| *block)
     }
 
     fn fill(&mut self, hashes: &[BlockHash]) -> Option<Vec<BlockId>> {
         let reused: Vec<BlockId> = hashes.iter().map_while(|it| self.cached(*it)).collect();
-        let free: Vec<BlockId> = self.free.clone();
-        let left: Vec<BlockId> = free.into_iter().filter(|it| !reused.contains(it)).collect();
+        let left: Vec<BlockId> = self
+            .free()
+            .into_iter()
+            .filter(|it| !reused.contains(it))
+            .collect();
         let fresh = hashes.len() - reused.len();
         if fresh > left.len() {
             return None;
         }
-        self.free = left[fresh..].to_vec();
-        for block in &left[..fresh] {
-            self.content.remove(block);
+        let blocks = [reused.clone(), left[..fresh].to_vec()].concat();
+        let idle = self.free();
+        self.free
+            .iter_mut()
+            .for_each(|list| list.retain(|it| !blocks.contains(it)));
+        let mut protects = true;
+        for block in &reused {
+            let is_old = self.clock - self.content[block].cached_at >= self.total / 16;
+            let is_again = is_old || idle.contains(block);
+            let cached = self.content.get_mut(block).unwrap();
+            cached.is_protected |= is_again && protects;
+            protects = cached.is_protected;
         }
-        let blocks = [reused, left[..fresh].to_vec()].concat();
-        for (block, hash) in blocks.iter().zip(hashes) {
-            if self.cached(*hash).is_none() {
-                self.content.insert(*block, *hash);
+        for block in &left[..fresh] {
+            if let Some(cached) = self.content.remove(block) {
+                self.ghosts.push(cached.hash);
             }
+            self.ghosts = self
+                .ghosts
+                .split_off(self.ghosts.len().saturating_sub(self.total));
+        }
+        for (block, &hash) in blocks.iter().zip(hashes).skip(reused.len()) {
+            self.clock += 1;
+            // Blocks that were taken leave a gap until their turn to be forgotten.
+            let ghost = self.ghosts.iter_mut().rfind(|it| **it == hash);
+            protects &= ghost.is_some();
+            if ghost.is_some() {
+                self.ghosts
+                    .iter_mut()
+                    .filter(|it| **it == hash)
+                    .for_each(|it| *it = BlockHash::ROOT);
+            }
+            let (is_protected, cached_at) = (protects, self.clock);
+            self.content.insert(
+                *block,
+                Cached {
+                    hash,
+                    is_protected,
+                    cached_at,
+                },
+            );
         }
         Some(blocks)
     }
@@ -178,9 +290,12 @@ impl Naive {
             if others.iter().any(|held| held.contains(block)) {
                 continue;
             }
-            match self.content.contains_key(block) {
-                true => self.free.push(*block),
-                false => self.free.insert(0, *block),
+            let protected = self.content[block].is_protected;
+            self.free[1 + usize::from(protected)].push(*block);
+            if self.free[2].len() > self.total / 2 {
+                let oldest = self.free[2].remove(0);
+                self.content.get_mut(&oldest).unwrap().is_protected = false;
+                self.free[1].push(oldest);
             }
         }
     }
@@ -206,10 +321,11 @@ proptest! {
         let mut pool = BlockPool::new(total as usize, 16);
         let mut naive = Naive::new(total);
         let mut held: Vec<Vec<BlockId>> = Vec::new();
-        let mut stored = BTreeSet::new();
+        let (mut stored, mut parents) = (BTreeSet::new(), BTreeMap::new());
         for op in ops {
             match op {
                 Op::Fill(hashes) => {
+                    parents.extend(contents(&hashes).map(|it| (it.hash.short(), it.parent.short())));
                     let blocks = fill(&mut pool, &hashes);
                     prop_assert_eq!(&blocks, &naive.fill(&hashes));
                     held.extend(blocks);
@@ -222,15 +338,20 @@ proptest! {
                 }
             }
             let referenced: BTreeSet<BlockId> = held.iter().flatten().copied().collect();
-            prop_assert_eq!(pool.free(), naive.free.len());
+            let free = naive.free();
+            prop_assert_eq!(pool.free(), free.len());
             prop_assert_eq!(pool.free() + referenced.len(), pool.total());
-            prop_assert!(naive.free.iter().all(|block| !referenced.contains(block)));
+            prop_assert!(free.iter().all(|block| !referenced.contains(block)));
             replay(&mut stored, &pool.drain_events());
             let content: BTreeSet<u64> = pool.content().map(|it| it.hash.short()).collect();
-            let expected: BTreeSet<u64> = naive.content.values().map(|it| it.short()).collect();
+            let expected: BTreeSet<u64> = naive.content.values().map(|it| it.hash.short()).collect();
             prop_assert_eq!(&content, &expected);
             prop_assert_eq!(&stored, &content);
             prop_assert_eq!(pool.cached(), content.len());
+            for hash in &content {
+                let parent = parents[hash];
+                prop_assert!(parent == BlockHash::ROOT.short() || content.contains(&parent));
+            }
         }
     }
 }
