@@ -38,6 +38,7 @@ pub struct ExplainedOption {
     pub prefill_ms: f64,
     pub transfer_ms: f64,
     pub decode_ms: f64,
+    pub others_ms: f64,
     pub memory_ms: f64,
 }
 
@@ -96,6 +97,7 @@ impl ExplainedOption {
             prefill_ms: rounded(option.cost.prefill),
             transfer_ms: rounded(option.cost.transfer),
             decode_ms: rounded(option.cost.decode),
+            others_ms: rounded(option.cost.others),
             memory_ms: rounded(option.cost.memory),
         }
     }

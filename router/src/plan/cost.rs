@@ -17,9 +17,20 @@ const SPLIT_MS: f64 = 1.0;
 /// A millisecond's pause of a running answer weighs so much of a millisecond's
 /// wait for a first token: of an answer's many tokens it delays one.
 const PAUSE: f64 = 0.03;
-/// A sequence beside it makes each step of an answer slower, but little: of a
-/// step's time so much counts for each.
+/// What is computed keeps others waiting, and takes the place of blocks for which
+/// somebody may come back: beside its own time so much of it counts.
+const OTHERS: f64 = 0.5;
+/// So much of the time that an answer's steps take counts as waiting.
+const ANSWER: f64 = 0.15;
+/// Of an answer, which is seldom as long as it may be, so many tokens are
+/// reckoned with at most.
+const LIKELY_TOKENS: usize = 256;
+/// A sequence beside it makes each step slower, but little: of a step's time so
+/// much counts for each.
 const BESIDE: f64 = 0.25;
+/// A worker meant for decoding computes what takes no longer than so many of its
+/// steps, if that is cheaper than to send for it.
+const SHORT_STEPS: f64 = 4.0;
 /// Options that cost the same but for this are equals.
 const SAME_MS: f64 = 1e-6;
 
@@ -32,7 +43,9 @@ pub struct Cost {
     pub prefill: f64,
     /// Moving KV that the decode worker lacks.
     pub transfer: f64,
-    /// What the sequence and the decode worker's load slow each other down.
+    /// What others wait for it.
+    pub others: f64,
+    /// Generating on the decode worker, as slow as its load makes that.
     pub decode: f64,
     /// Until the decode worker has blocks for it.
     pub memory: f64,
@@ -65,9 +78,10 @@ impl Policy for CostPolicy {
             if !costs.parts.decodes(candidate) {
                 continue;
             }
-            if costs.parts.computes_alone(ask, candidate) {
+            if costs.computes_alone(candidate) {
                 alone.offer(at, costs.undivided(candidate).total());
-            } else {
+            }
+            if costs.sends_for(candidate) {
                 decode.offer(at, costs.of_decode(candidate).total());
             }
         }
@@ -139,8 +153,8 @@ pub fn options(ask: &Ask<'_>, candidates: &[Candidate], chosen: Choice) -> Vec<P
     let parts = costs.parts;
     let with = |at: usize| {
         let candidate = &candidates[at];
-        let alone = parts.decodes(candidate) && parts.computes_alone(ask, candidate);
-        let decodes = parts.decodes(candidate) && !alone;
+        let alone = parts.decodes(candidate) && costs.computes_alone(candidate);
+        let decodes = parts.decodes(candidate) && costs.sends_for(candidate);
         let choices = [
             alone.then(|| Choice::undivided(at)),
             chosen.prefill.filter(|_| decodes).map(|prefill| Choice {
@@ -205,6 +219,17 @@ impl<'a> Costs<'a> {
         }
     }
 
+    /// Whether `worker`, which decodes, may compute the prompt too.
+    fn computes_alone(&self, worker: &Candidate) -> bool {
+        let short = SHORT_STEPS * self.step_ms(worker);
+        self.parts.computes_alone(self.ask, worker) || self.prefill(worker) <= short
+    }
+
+    /// Whether `worker`, which decodes, may have the prompt computed elsewhere.
+    fn sends_for(&self, worker: &Candidate) -> bool {
+        !self.parts.computes_alone(self.ask, worker)
+    }
+
     /// One worker does all. Its running sequences pause while it computes the
     /// prompt.
     fn undivided(&self, worker: &Candidate) -> Cost {
@@ -214,15 +239,18 @@ impl<'a> Costs<'a> {
             queue: self.queue(worker),
             prefill,
             transfer: 0.0,
-            decode: self.decode(worker) + PAUSE * prefill * f64::from(running),
+            others: (OTHERS + PAUSE * f64::from(running)) * prefill,
+            decode: self.decode(worker),
             memory: self.memory(worker),
         }
     }
 
     fn of_prefill(&self, worker: &Candidate) -> Cost {
+        let prefill = self.prefill(worker);
         Cost {
             queue: self.queue(worker),
-            prefill: self.prefill(worker),
+            prefill,
+            others: OTHERS * prefill,
             ..Cost::default()
         }
     }
@@ -251,9 +279,10 @@ impl<'a> Costs<'a> {
         worker.load.queued_tokens as f64 / drain
     }
 
-    /// For every sequence that shares the worker.
     fn decode(&self, worker: &Candidate) -> f64 {
-        BESIDE * self.step_ms(worker) * f64::from(worker.load.sequences)
+        let tokens = self.ask.max_tokens.min(LIKELY_TOKENS) as f64;
+        let beside = f64::from(worker.load.sequences);
+        self.step_ms(worker) * (ANSWER * tokens + BESIDE * beside)
     }
 
     /// Blocks that are missing come free about one a step.
@@ -279,7 +308,7 @@ impl<'a> Costs<'a> {
 
 impl Cost {
     pub fn total(&self) -> f64 {
-        self.queue + self.prefill + self.transfer + self.decode + self.memory
+        self.queue + self.prefill + self.transfer + self.others + self.decode + self.memory
     }
 }
 
@@ -291,6 +320,7 @@ impl std::ops::Add for Cost {
             queue: self.queue + other.queue,
             prefill: self.prefill + other.prefill,
             transfer: self.transfer + other.transfer,
+            others: self.others + other.others,
             decode: self.decode + other.decode,
             memory: self.memory + other.memory,
         }

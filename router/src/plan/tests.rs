@@ -47,12 +47,30 @@ fn splits_over_a_prefill_and_a_decode_worker() {
 }
 
 #[test]
-fn a_decode_worker_that_holds_all_but_the_last_block_needs_no_prefill_worker() {
+fn a_decode_worker_computes_itself_what_takes_few_steps() {
     let mut workers = [candidate(0, Role::Prefill), candidate(1, Role::Decode)];
-    workers[1].cached_tokens = 144;
-    assert_eq!(choice(&ASK, &workers), Some((None, 1)));
     workers[1].cached_tokens = 128;
+    assert_eq!(choice(&ASK, &workers), Some((None, 1)));
+    workers[1].cached_tokens = 112;
     assert_eq!(choice(&ASK, &workers), Some((Some(0), 1)));
+    // Unless another is faster.
+    workers[1].cached_tokens = 128;
+    workers[0].cached_tokens = 144;
+    assert_eq!(choice(&ASK, &workers), Some((Some(0), 1)));
+    // But for what no transfer is worth.
+    workers[1].cached_tokens = 144;
+    workers[1].load.queued_tokens = 1000;
+    assert_eq!(choice(&ASK, &workers), Some((None, 1)));
+}
+
+#[test]
+fn generates_where_steps_are_short() {
+    let mut workers = [candidate(0, Role::Both), candidate(1, Role::Both)];
+    workers[0].load.decode_step_ms = 30.0;
+    workers[1].load.queued_tokens = 100;
+    assert_eq!(choice(&ASK, &workers), Some((None, 1)));
+    workers[1].load.queued_tokens = 400;
+    assert_eq!(choice(&ASK, &workers), Some((None, 0)));
 }
 
 #[test]

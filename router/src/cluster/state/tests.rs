@@ -5,7 +5,7 @@ use crate::plan::Role;
 use crate::tokenize::fixture;
 
 const ASK: Ask<'static> = Ask {
-    prompt_tokens: 100,
+    prompt_tokens: 1000,
     max_tokens: 10,
     block_size: 16,
     may_split: true,
@@ -78,10 +78,10 @@ async fn a_booking_counts_until_the_worker_reports_it() {
     let model = model_named("m", "f");
     let mut state = state_of(&model, &[Role::Prefill, Role::Decode]);
     let booking = book(&mut state, &model);
-    assert_eq!(loads(&mut state, &model), [(0, 100, 1), (1, 0, 1)]);
+    assert_eq!(loads(&mut state, &model), [(0, 1000, 1), (1, 0, 1)]);
     // A status that was on its way before the worker accepted changes nothing.
     state.status(WorkerSlot(0), idle(), Duration::ZERO);
-    assert_eq!(loads(&mut state, &model), [(0, 100, 1), (1, 0, 1)]);
+    assert_eq!(loads(&mut state, &model), [(0, 1000, 1), (1, 0, 1)]);
     state.accepted(booking, WorkerSlot(0), 7);
     let counting = |accepted| WorkerStatus {
         accepted: Some(accepted),
@@ -89,7 +89,7 @@ async fn a_booking_counts_until_the_worker_reports_it() {
     };
     // Accepted as the seventh: what was told before comes late.
     state.status(WorkerSlot(0), counting(6), Duration::ZERO);
-    assert_eq!(loads(&mut state, &model), [(0, 100, 1), (1, 0, 1)]);
+    assert_eq!(loads(&mut state, &model), [(0, 1000, 1), (1, 0, 1)]);
     state.status(WorkerSlot(0), counting(7), Duration::ZERO);
     assert_eq!(loads(&mut state, &model), [(0, 0, 0), (1, 0, 1)]);
     state.release(booking);
