@@ -9,6 +9,7 @@
 mod calibrate;
 mod cluster;
 mod metrics;
+mod routing;
 mod smoke;
 mod soak;
 mod tools;
@@ -62,6 +63,9 @@ fn run(wanted: &str) -> Result<()> {
     if wanted == "calibrate" {
         return calibrate::run();
     }
+    if wanted == "routing" {
+        return routing::run(std::env::args().skip(2));
+    }
     if wanted == "soak" {
         return soak::run(std::env::args().skip(2));
     }
@@ -86,6 +90,7 @@ fn usage() -> String {
     }
     text.push_str("\n\nno part of test:\n");
     text.push_str("\n  calibrate  the simulator agrees with a real run");
+    text.push_str("\n  routing    policies side by side in the simulator --traces FOLDER");
     text.push_str("\n  soak       breaks a cluster under load [--minutes 10] [--seed 1]");
     text
 }

@@ -20,11 +20,6 @@ const PAUSE: f64 = 0.03;
 /// What is computed keeps others waiting, and takes the place of blocks for which
 /// somebody may come back: beside its own time so much of it counts.
 const OTHERS: f64 = 0.5;
-/// So much of the time that an answer's steps take counts as waiting.
-const ANSWER: f64 = 0.15;
-/// Of an answer, which is seldom as long as it may be, so many tokens are
-/// reckoned with at most.
-const LIKELY_TOKENS: usize = 256;
 /// A sequence beside it makes each step slower, but little: of a step's time so
 /// much counts for each.
 const BESIDE: f64 = 0.25;
@@ -45,7 +40,7 @@ pub struct Cost {
     pub transfer: f64,
     /// What others wait for it.
     pub others: f64,
-    /// Generating on the decode worker, as slow as its load makes that.
+    /// What the sequence and the decode worker's load slow each other down.
     pub decode: f64,
     /// Until the decode worker has blocks for it.
     pub memory: f64,
@@ -279,10 +274,9 @@ impl<'a> Costs<'a> {
         worker.load.queued_tokens as f64 / drain
     }
 
+    /// For every sequence that shares the worker.
     fn decode(&self, worker: &Candidate) -> f64 {
-        let tokens = self.ask.max_tokens.min(LIKELY_TOKENS) as f64;
-        let beside = f64::from(worker.load.sequences);
-        self.step_ms(worker) * (ANSWER * tokens + BESIDE * beside)
+        BESIDE * self.step_ms(worker) * f64::from(worker.load.sequences)
     }
 
     /// Blocks that are missing come free about one a step.

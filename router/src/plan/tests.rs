@@ -68,6 +68,9 @@ fn generates_where_steps_are_short() {
     let mut workers = [candidate(0, Role::Both), candidate(1, Role::Both)];
     workers[0].load.decode_step_ms = 30.0;
     workers[1].load.queued_tokens = 100;
+    for worker in &mut workers {
+        worker.load.sequences = 40;
+    }
     assert_eq!(choice(&ASK, &workers), Some((None, 1)));
     workers[1].load.queued_tokens = 400;
     assert_eq!(choice(&ASK, &workers), Some((None, 0)));
