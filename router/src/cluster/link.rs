@@ -164,12 +164,19 @@ impl Link {
             vocab_size: description.vocab_size,
             files: client.model_files().await?,
         };
+        let tokenizer_json = card.files.get("tokenizer.json").cloned();
         let unusable = |why: String| lost(format!("its model is unusable: {why}"));
         let model = tokio::task::spawn_blocking(move || Model::new(card))
             .await
             .map_err(|error| unusable(error.to_string()))?
             .map_err(unusable)?;
-        Ok(Arc::new(model))
+        let model = Arc::new(model);
+        if let Some(json) = tokenizer_json {
+            // Nobody waits for it: the model serves without.
+            let faster = model.clone();
+            drop(tokio::task::spawn_blocking(move || faster.speed_up(&json)));
+        }
+        Ok(model)
     }
 
     /// Applies what the worker says. `Ok`: its events have a gap, subscribe
