@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::Plan;
-use super::bar::{Bar, median};
+use super::bar::Bar;
 use super::load::{self, http};
 use super::prompts::WORKER;
 use super::text::write_prompts;
@@ -56,14 +56,38 @@ pub fn run(plan: &Plan) -> Result<Vec<Bar>> {
     ])
 }
 
+/// How much more a KB costs in a body than in a smaller one, at most: a cliff
+/// shows as a step up.
 fn steepest(what: &str, costs: &[PerKb], unit: &str, of: fn(&PerKb) -> f64) -> Bar {
-    let usual = median(costs.iter().map(of).collect());
-    let most = costs.iter().map(of).fold(0.0, f64::max);
+    let costs: Vec<f64> = costs.iter().map(of).collect();
+    let (first, last) = (costs[0], costs[costs.len() - 1]);
     Bar {
-        what: format!("bodies of 64 KB to 1 MB: {what}, the most"),
-        measured: most / usual,
+        what: format!("bodies of 64 KB to 1 MB: {what}, the largest step up"),
+        measured: step_up(&costs),
         at_most: 1.5,
-        unit: "times the usual",
-        note: format!("20 at a time; usual {usual:.4} {unit}"),
+        unit: "times",
+        note: format!("20 at a time; {first:.3} {unit} in 64 KB, {last:.3} in 1 MB"),
+    }
+}
+
+/// The most that one of them is above the least before it.
+fn step_up(costs: &[f64]) -> f64 {
+    let mut least = f64::INFINITY;
+    let steps = costs.iter().map(|cost| {
+        let step = cost / least;
+        least = least.min(*cost);
+        step
+    });
+    steps.fold(0.0, f64::max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_up_is_held_against_the_least_before_it() {
+        assert_eq!(step_up(&[4.0, 2.0, 1.0]), 0.5);
+        assert_eq!(step_up(&[4.0, 2.0, 3.0, 5.0, 1.0]), 2.5);
     }
 }

@@ -41,7 +41,8 @@ pub fn run(plan: &Plan) -> Result<Vec<Bar>> {
     let (address, model) = (router.address()?, worker.model()?);
     // Threads, buffers and tables that any load makes.
     drop(open(address, &model, WARM_UP)?);
-    sleep(Duration::from_secs(1));
+    // A large vocabulary's fast encoder is made meanwhile.
+    sleep(Duration::from_secs(3));
     let before = router.resident()?;
     let streams = open(address, &model, STREAMS)?;
     sleep(SETTLE);
