@@ -48,6 +48,9 @@ pub struct Cluster {
     state: Mutex<State>,
     /// Locked after `state` where both are.
     health: Mutex<Health>,
+    /// Held by the link that makes a model of its worker's files, until the
+    /// model is known: a hundred workers of one model make it once.
+    making: tokio::sync::Mutex<()>,
     released: Notify,
     /// A worker may take work again.
     available: Notify,
@@ -66,6 +69,7 @@ impl Cluster {
         Arc::new(Cluster {
             state: Mutex::new(State::new(policy)),
             health: Mutex::new(Health::new(health)),
+            making: tokio::sync::Mutex::default(),
             released: Notify::new(),
             available: Notify::new(),
             connected: watched::Sender::new(0),
