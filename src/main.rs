@@ -1,5 +1,6 @@
 //! `kvasir`: a whole cluster with one command, or one part of it.
 
+mod explain;
 mod part;
 mod stdio;
 mod up;
@@ -14,7 +15,10 @@ use runtime::telemetry::{self, TelemetryConfig};
 /// A distributed LLM inference cluster. Without a subcommand it is `kvasir up`.
 #[derive(Debug, Parser)]
 #[command(name = "kvasir", version, max_term_width = 100)]
-#[command(after_help = "kvasir loadtest measures any OpenAI-compatible endpoint; see its --help")]
+#[command(
+    after_help = "kvasir loadtest measures any OpenAI-compatible endpoint, and kvasir explain asks \
+                  a router where it would send a request; see their --help"
+)]
 struct Cli {
     #[command(subcommand)]
     part: Part,
@@ -30,9 +34,9 @@ enum Part {
     Worker(Worker),
 }
 
-/// The subcommand that is no part of a cluster: it takes no configuration file
-/// and has subcommands of its own.
+/// Subcommands that are no part of a cluster: they take no configuration file.
 const LOADTEST: &str = "loadtest";
+const EXPLAIN: &str = "explain";
 
 #[derive(Debug, Args)]
 #[group(skip)]
@@ -95,8 +99,10 @@ impl Part {
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|first| first == LOADTEST) {
-        return loadtest::cli::main(arguments);
+    match arguments.next() {
+        Some(first) if first == LOADTEST => return loadtest::cli::main(arguments),
+        Some(first) if first == EXPLAIN => return explain::main(arguments),
+        _ => {}
     }
     let readable = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
         Some((name.into_string().ok()?, value.into_string().ok()?))

@@ -3,23 +3,28 @@
 //! by the request that uses it, and bytes are stamped where they leave and
 //! arrive, not where they are understood.
 //!
-//! A client belongs to one thread; its keep-alive connections are not shared.
+//! A client belongs to one thread; its keep-alive connections are not shared. To
+//! a worker (`grpc://`) it speaks as a router does.
 
 mod answer;
 mod connection;
 mod endpoint;
 mod exchange;
+mod openai;
 mod request_body;
 mod sse;
 mod tls;
+mod worker;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::record::Outcome;
 use connection::Connection;
 use exchange::Failure;
+use openai::OpenAi;
+use worker::Calls;
 
 pub(crate) use answer::Answer;
 pub use endpoint::{Endpoint, Target, TargetError};
@@ -33,6 +38,8 @@ pub(crate) struct Client {
     /// closed one shows when it is used again.
     idle: RefCell<Vec<Connection>>,
     opened: Cell<usize>,
+    /// To a worker.
+    calls: OnceCell<Calls>,
 }
 
 impl Client {
@@ -41,36 +48,48 @@ impl Client {
             endpoint,
             idle: RefCell::default(),
             opened: Cell::new(0),
+            calls: OnceCell::new(),
         }
     }
 
     /// Sends a request and reads what comes into `answer`, which is right at
     /// any time: dropping the future loses nothing that has arrived.
     pub(crate) async fn send(&self, request: &Encoded, answer: &mut Answer) -> Outcome {
+        match &*self.endpoint {
+            Endpoint::OpenAi(server) => self.ask(server, request, answer).await,
+            Endpoint::Worker(worker) => {
+                let calls = self.calls.get_or_init(|| worker.calls());
+                calls.generate(request, answer).await
+            }
+        }
+    }
+
+    async fn ask(&self, server: &OpenAi, request: &Encoded, answer: &mut Answer) -> Outcome {
         let reused = self.idle.borrow_mut().pop();
         if let Some(connection) = reused {
-            match self.exchange(connection, request, answer).await {
+            match self.exchange(server, connection, request, answer).await {
                 // The server closed it while it was idle, before it knew of the request.
                 Err(Failure::Unanswered) => {}
                 ended => return ended.unwrap_or_else(Failure::outcome),
             }
         }
-        match self.connect().await {
+        match self.connect(server).await {
             Ok(connection) => {
-                let ended = self.exchange(connection, request, answer).await;
+                let ended = self.exchange(server, connection, request, answer).await;
                 ended.unwrap_or_else(Failure::outcome)
             }
             Err(_) => Outcome::Connect,
         }
     }
 
-    async fn connect(&self) -> std::io::Result<Connection> {
+    async fn connect(&self, server: &OpenAi) -> std::io::Result<Connection> {
         let number = self.opened.replace(self.opened.get().wrapping_add(1));
-        self.endpoint.connect(number).await
+        server.connect(number).await
     }
 
     async fn exchange(
         &self,
+        server: &OpenAi,
         mut connection: Connection,
         request: &Encoded,
         answer: &mut Answer,
@@ -78,7 +97,7 @@ impl Client {
         if answer.sent.is_none() {
             answer.connected = Some(Instant::now());
         }
-        let message = self.endpoint.message(request);
+        let message = server.message(request);
         let outcome = exchange::run(&mut connection, message, request, answer).await;
         answer.ended.get_or_insert_with(Instant::now);
         if matches!(outcome, Err(Failure::Unanswered)) {

@@ -131,6 +131,11 @@ impl WorkloadConfig {
         self.trace.trace.is_some()
     }
 
+    /// Whether prompts are sent as token ids.
+    pub fn is_of_tokens(&self) -> bool {
+        self.format() == Format::Tokens
+    }
+
     fn has_exact_output(&self) -> bool {
         match self.eos {
             Eos::Auto => self.file.prompts.is_none(),

@@ -3,6 +3,7 @@
 //! `v1` is the public gRPC API, `worker` the protocol between router, worker
 //! and peer workers. These types stop at the edge modules of each crate.
 
+mod codec;
 pub mod error_code;
 mod grpc_error;
 

@@ -36,7 +36,7 @@ pub use view::Excluded;
 
 use crate::error::ApiError;
 use crate::metrics::Metrics;
-use crate::plan::{Ask, PolicyName};
+use crate::plan::{Ask, Choice, PolicyName};
 use crate::sequence::Sequence;
 use crate::tokenize::Model;
 use health::{Health, Mark, Outcome, Reason};
@@ -48,6 +48,9 @@ pub struct Cluster {
     state: Mutex<State>,
     /// Locked after `state` where both are.
     health: Mutex<Health>,
+    /// Held by the link that makes a model of its worker's files, until the
+    /// model is known: a hundred workers of one model make it once.
+    making: tokio::sync::Mutex<()>,
     released: Notify,
     /// A worker may take work again.
     available: Notify,
@@ -66,6 +69,7 @@ impl Cluster {
         Arc::new(Cluster {
             state: Mutex::new(State::new(policy)),
             health: Mutex::new(Health::new(health)),
+            making: tokio::sync::Mutex::default(),
             released: Notify::new(),
             available: Notify::new(),
             connected: watched::Sender::new(0),
@@ -141,36 +145,18 @@ impl Cluster {
     ) -> Result<Booking, ApiError> {
         let _measured = self.metrics.measure_plan();
         let hashes = block_hashes(sequence, generated);
-        let ask = Ask {
-            prompt_tokens: sequence.prompt.len() + generated.len(),
-            max_tokens: sequence.sampling.max_tokens.saturating_sub(generated.len()),
-            block_size: sequence.model.block_size(),
-            may_split: sequence.sampling.prompt_logprobs.is_none()
-                && sequence.sampling.max_tokens > generated.len() + 1,
-            hashes: &hashes,
-            session: sequence.session,
-            now: self.now(),
-            random: mix(self.plans.fetch_add(1, Ordering::Relaxed)),
-        };
+        let ask = self.ask(sequence, generated.len(), &hashes);
         let mut state = self.state();
-        let now = Instant::now().into_std();
-        let shunned = self.health().shunned(now);
-        let mut choice = None;
-        if !shunned.is_empty() {
-            let left_out = [excluded.as_slice(), &shunned].concat();
-            choice = state.choose(&sequence.model, &ask, &left_out);
-        }
-        // With nobody else, shunned workers are better than none.
-        let choice = choice
-            .or_else(|| state.choose(&sequence.model, &ask, excluded))
-            .ok_or_else(|| no_worker(sequence))?;
-        let explanation = sequence
-            .is_explained
-            .then(|| Arc::new(Explanation::new(&ask, choice, &state)));
+        let choice = self.choose(&mut state, sequence, &ask, excluded)?;
+        let explanation = sequence.is_explained.then(|| {
+            let explanation = Explanation::new(&ask, choice, &state);
+            Arc::new(explanation.cut_for_header())
+        });
         let placed = state.book(&ask, choice);
         let decode = state.reference(placed.decode);
         let prefill = placed.prefill.map(|slot| state.reference(slot));
         drop(state);
+        let now = Instant::now().into_std();
         let mut health = self.health();
         for worker in std::iter::once(&decode).chain(&prefill) {
             health.booked(worker.slot, now);
@@ -183,6 +169,52 @@ impl Cluster {
             explanation,
             self.metrics.clone(),
         ))
+    }
+
+    /// Where `sequence` would go now, and why. Nothing is booked; only a policy
+    /// that remembers its own choices has made one more.
+    pub fn explain(&self, sequence: &Sequence) -> Result<Explanation, ApiError> {
+        let hashes = block_hashes(sequence, &[]);
+        let ask = self.ask(sequence, 0, &hashes);
+        let mut state = self.state();
+        let choice = self.choose(&mut state, sequence, &ask, &Excluded::new())?;
+        Ok(Explanation::new(&ask, choice, &state))
+    }
+
+    /// What is to be placed of a sequence of which `generated` tokens exist.
+    fn ask<'a>(&self, sequence: &Sequence, generated: usize, hashes: &'a [u64]) -> Ask<'a> {
+        let max_tokens = sequence.sampling.max_tokens;
+        Ask {
+            prompt_tokens: sequence.prompt.len() + generated,
+            max_tokens: max_tokens.saturating_sub(generated),
+            block_size: sequence.model.block_size(),
+            may_split: sequence.sampling.prompt_logprobs.is_none() && max_tokens > generated + 1,
+            hashes,
+            session: sequence.session,
+            now: self.now(),
+            random: mix(self.plans.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+
+    /// What the policy chooses, of those who are not marked as long as there are
+    /// any.
+    fn choose(
+        &self,
+        state: &mut State,
+        sequence: &Sequence,
+        ask: &Ask<'_>,
+        excluded: &Excluded,
+    ) -> Result<Choice, ApiError> {
+        let shunned = self.health().shunned(Instant::now().into_std());
+        let mut choice = None;
+        if !shunned.is_empty() {
+            let left_out = [excluded.as_slice(), &shunned].concat();
+            choice = state.choose(&sequence.model, ask, &left_out);
+        }
+        // With nobody else, shunned workers are better than none.
+        choice
+            .or_else(|| state.choose(&sequence.model, ask, excluded))
+            .ok_or_else(|| no_worker(sequence))
     }
 
     /// Resolves when a worker may take work that did not before; from the call

@@ -18,7 +18,7 @@ use crate::cluster::Cluster;
 use crate::dispatch::{Dispatch, Planned};
 use crate::error::ApiError;
 use crate::grpc::{Call, Generate, Generation};
-use crate::http::reply;
+use crate::http::{self as edge, reply};
 use crate::metrics::Metrics;
 use crate::objectives::{self, Hints, Objectives};
 use crate::openai::{ChatRequest, CompletionRequest, Limits};
@@ -73,6 +73,27 @@ pub async fn complete<C: Completion>(
     let Generation { sequences, runs } = generation.await?;
     let response = asked.reply(&sequences, runs).await?;
     Ok(caller.told(response))
+}
+
+/// `POST /explain/v1/chat/completions` and `POST /explain/v1/completions`: where
+/// the request's first sequence would go. Nothing is admitted, booked or sent to
+/// a worker.
+pub async fn explain<C: Completion>(
+    gateway: &Gateway,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let caller = Caller::of(&request);
+    let headers = Hints::from_headers(request.headers())?;
+    let asked = C::read(request, &gateway.limits).await?;
+    let generate = asked.generate();
+    let origin = caller.origin(gateway.objectives(headers, generate));
+    let sequences = gateway.tokenize(generate, &origin).await?;
+    let first = sequences.first().ok_or_else(nothing_to_place)?;
+    Ok(edge::json(&gateway.cluster.explain(first)?))
+}
+
+fn nothing_to_place() -> ApiError {
+    ApiError::invalid("prompt", "give at least one prompt")
 }
 
 /// `kvasir.v1.Inference/Generate`

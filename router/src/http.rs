@@ -8,8 +8,10 @@ pub mod reply;
 mod request_id;
 
 use axum::response::{IntoResponse, Response};
+use http::header::CONTENT_TYPE;
 use http::{Method, StatusCode, Uri};
 use proto::ErrorCode;
+use serde::Serialize;
 
 pub use models::{model, models};
 pub use request_id::{RequestId, name_request};
@@ -27,6 +29,13 @@ pub fn ready(ready: Result<(), String>) -> Response {
         Ok(()) => StatusCode::OK.into_response(),
         Err(why) => ApiError::new(ErrorCode::NoWorker, why).into_response(),
     }
+}
+
+/// `value` as the whole answer.
+pub fn json(value: &impl Serialize) -> Response {
+    let mut body = Vec::new();
+    reply::write_json(&mut body, value);
+    ([(CONTENT_TYPE, "application/json")], body).into_response()
 }
 
 /// Answers a path that does not exist.

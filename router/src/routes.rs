@@ -32,6 +32,11 @@ pub fn routes(shared: Shared, grpc: Router) -> Router {
     let api = Router::new()
         .route("/v1/chat/completions", post(complete::<ChatRequest>))
         .route("/v1/completions", post(complete::<CompletionRequest>))
+        .route("/explain/v1/chat/completions", post(explain::<ChatRequest>))
+        .route(
+            "/explain/v1/completions",
+            post(explain::<CompletionRequest>),
+        )
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(model))
         .method_not_allowed_fallback(edge::method_not_allowed)
@@ -53,6 +58,13 @@ async fn complete<C: Completion>(
     request: Request,
 ) -> Result<Response, ApiError> {
     gateway::complete::<C>(&shared.gateway, request).await
+}
+
+async fn explain<C: Completion>(
+    State(shared): State<Shared>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    gateway::explain::<C>(&shared.gateway, request).await
 }
 
 async fn models(State(shared): State<Shared>) -> Response {

@@ -12,6 +12,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -70,10 +71,11 @@ impl Lifecycle {
     {
         let presence = self.enter(name);
         let abort = presence.abort_slot();
-        let task = async move {
-            let _presence = presence;
-            future.await
-        };
+        // No async block: it would keep room for `future` twice.
+        let task = future.map(|output| {
+            drop(presence);
+            output
+        });
         #[allow(clippy::disallowed_methods, reason = "the one place that spawns")]
         let handle = tokio::spawn(task.in_current_span());
         abort.set(handle.abort_handle());

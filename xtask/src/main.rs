@@ -1,13 +1,15 @@
 //! `cargo xtask test`: all that CI does, on any machine.
 //!
 //! Each step can be run alone: `cargo xtask fmt`, `clippy`, `unit`, `deny`,
-//! `smoke`. `cargo xtask soak` is no part of it: it takes as long as it is told.
+//! `smoke`. `cargo xtask soak`, `calibrate` and `gateway` are no part of it: they
+//! take long, or want a machine of their own.
 
 // It talks to a person at a terminal.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod calibrate;
 mod cluster;
+mod gateway;
 mod metrics;
 mod routing;
 mod smoke;
@@ -63,6 +65,9 @@ fn run(wanted: &str) -> Result<()> {
     if wanted == "calibrate" {
         return calibrate::run();
     }
+    if wanted == "gateway" {
+        return gateway::run(std::env::args().skip(2));
+    }
     if wanted == "routing" {
         return routing::run(std::env::args().skip(2));
     }
@@ -90,6 +95,7 @@ fn usage() -> String {
     }
     text.push_str("\n\nno part of test:\n");
     text.push_str("\n  calibrate  the simulator agrees with a real run");
+    text.push_str("\n  gateway    what the gateway costs, against its bars; see docs/gateway.md");
     text.push_str("\n  routing    policies side by side in the simulator --traces FOLDER");
     text.push_str("\n  soak       breaks a cluster under load [--minutes 10] [--seed 1]");
     text

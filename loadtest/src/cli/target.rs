@@ -14,7 +14,8 @@ use crate::workload::WorkloadConfig;
 #[group(skip)]
 #[command(next_help_heading = "Server")]
 pub(super) struct TargetConfig {
-    /// The server, such as http://127.0.0.1:8080 or https://gateway.example
+    /// The server, such as http://127.0.0.1:8080 or https://gateway.example; or
+    /// grpc://HOST:PORT[,HOST:PORT]..., workers of Kvasir without their router
     #[arg(long, value_name = "URL")]
     pub(super) url: String,
     /// Name of the model in requests
@@ -97,7 +98,7 @@ impl TargetConfig {
                 ));
             }
         }
-        Target {
+        let target = Target {
             api_key: self.api_key.clone(),
             headers,
             tenant_header: self.tenant_header.clone(),
@@ -106,7 +107,14 @@ impl TargetConfig {
             stream: !self.no_stream,
             extra_body: extra_body.unwrap_or_default(),
             ..Target::new(&self.url, &self.model)
+        };
+        if target.is_worker() && !workload.is_of_tokens() {
+            mistakes.push(
+                "--url grpc://: a worker takes token ids only; add --prompt-format tokens"
+                    .to_owned(),
+            );
         }
+        target
     }
 }
 
@@ -183,6 +191,25 @@ mod tests {
     fn tenants_that_the_server_could_not_see_are_refused() {
         assert_eq!(read("--tenants 2").1.len(), 1);
         assert!(read("--tenants 2 --tenant-header x-tenant").1.is_empty());
+    }
+
+    #[test]
+    fn a_worker_gets_tokens_and_nothing_else() {
+        let worker = |flags: &str| {
+            let words = format!("test --url grpc://h:1 --model m {flags}");
+            let command = TargetConfig::augment_args(Command::new("test"));
+            let command = WorkloadConfig::augment_args(command);
+            let matches = command.get_matches_from(words.split_whitespace());
+            let workload = WorkloadConfig::from_arg_matches(&matches).unwrap();
+            let config = TargetConfig::from_arg_matches(&matches).unwrap();
+            let mut mistakes = Vec::new();
+            config.target(&workload, &mut mistakes);
+            mistakes.len()
+        };
+        assert_eq!(worker(""), 0);
+        assert_eq!(worker("--prompt-format tokens"), 0);
+        assert_eq!(worker("--prompt-format text"), 1);
+        assert_eq!(worker("--turns 2"), 1);
     }
 
     #[test]

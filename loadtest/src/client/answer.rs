@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::HeaderMap;
+use proto::worker;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -139,6 +140,35 @@ impl Answer {
         }
         self.take(at, &message, true);
         Ok(())
+    }
+
+    /// Reads what a worker says, which arrived at `at`.
+    pub(super) fn read_worker(
+        &mut self,
+        at: Instant,
+        event: worker::generate_event::Event,
+    ) -> ControlFlow<Result<(), Outcome>> {
+        use worker::generate_event::Event;
+        let usage = self.usage.get_or_insert_default();
+        match event {
+            Event::Started(started) => usage.cached_tokens = Some(started.cached_tokens),
+            Event::PromptLogprobs(_) => {}
+            Event::Tokens(part) => {
+                let tokens = part.tokens.len() as u32;
+                usage.completion_tokens += tokens;
+                self.counted += tokens;
+                self.chunks.push((at, tokens));
+            }
+            Event::Finished(finished) => {
+                self.finish = Some(match finished.reason() {
+                    worker::FinishReason::Length => Finish::Length,
+                    worker::FinishReason::Stop => Finish::Other,
+                    worker::FinishReason::Unspecified => Finish::Error,
+                });
+                return ControlFlow::Break(Ok(()));
+            }
+        }
+        ControlFlow::Continue(())
     }
 
     /// What a body in place of a stream means.

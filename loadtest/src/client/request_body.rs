@@ -1,9 +1,11 @@
-//! Bodies of requests, written once and straight from what was planned.
+//! Requests as they go over the wire, made once and straight from what was
+//! planned.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use http::HeaderValue;
+use proto::worker;
 use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
 
@@ -15,6 +17,8 @@ use crate::planned::{ChatMessage, Output, PlannedRequest, Prompt};
 pub(crate) enum Route {
     Chat,
     Completions,
+    /// Of a worker.
+    Generate,
 }
 
 /// A request as it goes over the wire, and what its answer is held against.
@@ -22,6 +26,8 @@ pub(crate) enum Route {
 pub(crate) struct Encoded {
     pub(crate) route: Route,
     pub(crate) body: Bytes,
+    /// In place of a body, to a worker.
+    pub(crate) prompt: Option<worker::Prompt>,
     pub(crate) stream: bool,
     pub(crate) output: Output,
     pub(crate) tenant: Option<HeaderValue>,
@@ -33,6 +39,7 @@ pub(crate) struct Encoded {
 pub(crate) struct Encoder {
     model: String,
     stream: bool,
+    to_worker: bool,
     /// Members of every body, written: `,"key":value`.
     extra: Vec<u8>,
     /// By tenant.
@@ -95,6 +102,7 @@ impl Encoder {
         Encoder {
             model: target.model.clone(),
             stream: target.stream,
+            to_worker: target.is_worker(),
             extra,
             authorizations: target
                 .tenant_keys
@@ -105,6 +113,9 @@ impl Encoder {
     }
 
     pub(crate) fn encode(&self, request: &PlannedRequest) -> Encoded {
+        if self.to_worker {
+            return for_worker(request);
+        }
         let output = request.output;
         let (messages, prompt) = match &request.prompt {
             Prompt::Chat(messages) => (Some(Messages(messages)), None),
@@ -137,11 +148,47 @@ impl Encoder {
         Encoded {
             route,
             body: bytes.into(),
+            prompt: None,
             stream: self.stream,
             output,
             authorization: tenant.and_then(|it| self.authorizations.get(it).cloned()),
             tenant: tenant.and_then(|it| HeaderValue::from_str(it).ok()),
         }
+    }
+}
+
+/// A worker knows no text: of a prompt that is no tokens it gets none, and
+/// refuses it.
+fn for_worker(request: &PlannedRequest) -> Encoded {
+    let output = request.output;
+    let token_ids = match &request.prompt {
+        Prompt::Tokens(tokens) => tokens.clone(),
+        Prompt::Chat(_) | Prompt::Text(_) => Vec::new(),
+    };
+    let prompt = worker::Prompt {
+        request_id: format!("loadtest-{}", request.number),
+        token_ids,
+        resumed_tokens: 0,
+        sampling: Some(worker::Sampling {
+            temperature: 1.0,
+            top_p: 1.0,
+            repetition_penalty: 1.0,
+            seed: request.number,
+            ignore_eos: output.exact,
+            max_tokens: output.max_tokens,
+            min_tokens: if output.exact { output.max_tokens } else { 0 },
+            ..worker::Sampling::default()
+        }),
+        cache_salt: String::new(),
+    };
+    Encoded {
+        route: Route::Generate,
+        body: Bytes::new(),
+        prompt: Some(prompt),
+        stream: true,
+        output,
+        tenant: None,
+        authorization: None,
     }
 }
 

@@ -4,6 +4,7 @@
 mod affinity;
 mod api;
 mod concurrency;
+mod explain;
 mod failover;
 mod harness;
 mod herding;

@@ -291,11 +291,14 @@ impl WorkerClient {
         let number = wire::sequence_number(answer.metadata());
         let mut events = answer.into_inner();
         let events = async_stream::try_stream! {
+            // Once for all messages: to begin waiting takes a lock that all calls
+            // of a worker share.
+            let mut lost = std::pin::pin!(trusted.lost());
             loop {
                 let event = tokio::select! {
                     biased;
                     event = events.message() => event.map_err(failure),
-                    error = trusted.lost() => Err(error),
+                    error = &mut lost => Err(error),
                 };
                 match event? {
                     Some(event) => yield read(event)?,

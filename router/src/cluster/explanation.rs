@@ -6,7 +6,8 @@ use super::state::State;
 use crate::plan::cost::{self, PlanOption};
 use crate::plan::{Ask, Choice};
 
-/// Why workers were chosen, as the header `x-kvasir-explain` shows it.
+/// Why workers were chosen, as `/explain` and, cut, the header
+/// `x-kvasir-explain` show it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Explanation {
     pub decode: String,
@@ -42,8 +43,7 @@ pub struct ExplainedOption {
     pub memory_ms: f64,
 }
 
-/// Most workers and options that an explanation lists: it has to fit into a
-/// response header.
+/// Most workers and options in a response header.
 const EXPLAINED: usize = 12;
 
 impl Explanation {
@@ -67,7 +67,6 @@ impl Explanation {
             prompt_tokens: ask.prompt_tokens,
             considered: candidates
                 .iter()
-                .take(EXPLAINED)
                 .map(|candidate| ExplainedWorker {
                     worker: state.name_of(candidate.worker).to_owned(),
                     role: candidate.role.as_str(),
@@ -79,10 +78,16 @@ impl Explanation {
                 .collect(),
             options: options
                 .iter()
-                .take(EXPLAINED)
                 .map(|option| ExplainedOption::new(option, name))
                 .collect(),
         }
+    }
+
+    /// The first workers and options.
+    pub(super) fn cut_for_header(mut self) -> Explanation {
+        self.considered.truncate(EXPLAINED);
+        self.options.truncate(EXPLAINED);
+        self
     }
 }
 

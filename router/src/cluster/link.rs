@@ -18,7 +18,7 @@ use kvcache_index::{Feed, WorkerSlot};
 use proto::ErrorCode;
 use runtime::Lifecycle;
 use runtime::membership::WorkerAddress;
-use tokio::sync::Notify;
+use tokio::sync::{MutexGuard, Notify};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
@@ -107,7 +107,8 @@ impl Link {
         let client = WorkerClient::connect(&self.address.uri(), patience).await?;
         let within = self.config.health_timeout.0;
         let description = Arc::new(client.describe(within).await?);
-        let model = self.model(&client, &description).await?;
+        let cluster = self.cluster.clone();
+        let (model, making) = self.model(&cluster, &client, &description).await?;
         self.cluster
             .state()
             .join(Joining {
@@ -118,6 +119,7 @@ impl Link {
                 recheck: self.recheck.clone(),
             })
             .map_err(lost)?;
+        drop(making);
         self.cluster.health().joined(self.slot, description.epoch);
         count_blocks(&self.cluster, &self.cluster.state());
         info!(
@@ -142,19 +144,16 @@ impl Link {
         }
     }
 
-    /// The model of `description`, made of the worker's files unless known.
-    async fn model(
+    /// The model of `description`, made of the worker's files unless known; with
+    /// what keeps others from making it too until it is.
+    async fn model<'a>(
         &self,
+        cluster: &'a Cluster,
         client: &WorkerClient,
         description: &Description,
-    ) -> Result<Arc<Model>, ApiError> {
-        let known = self.cluster.state().model(&description.model);
-        if let Some(known) = known
-            && known.fingerprint() == description.model_fingerprint
-            && known.block_size() == description.block_size
-            && known.max_model_len() == description.max_model_len
-        {
-            return Ok(known);
+    ) -> Result<(Arc<Model>, Option<MutexGuard<'a, ()>>), ApiError> {
+        if let Some(known) = known(cluster, description) {
+            return Ok((known, None));
         }
         let card = ModelCard {
             name: description.model.clone(),
@@ -164,12 +163,23 @@ impl Link {
             vocab_size: description.vocab_size,
             files: client.model_files().await?,
         };
+        let making = cluster.making.lock().await;
+        if let Some(known) = known(cluster, description) {
+            return Ok((known, None));
+        }
+        let tokenizer_json = card.files.get("tokenizer.json").cloned();
         let unusable = |why: String| lost(format!("its model is unusable: {why}"));
         let model = tokio::task::spawn_blocking(move || Model::new(card))
             .await
             .map_err(|error| unusable(error.to_string()))?
             .map_err(unusable)?;
-        Ok(Arc::new(model))
+        let model = Arc::new(model);
+        if let Some(json) = tokenizer_json {
+            // Nobody waits for it: the model serves without.
+            let faster = model.clone();
+            drop(tokio::task::spawn_blocking(move || faster.speed_up(&json)));
+        }
+        Ok((model, Some(making)))
     }
 
     /// Applies what the worker says. `Ok`: its events have a gap, subscribe
@@ -281,6 +291,15 @@ impl Link {
         count_blocks(&self.cluster, &state);
         true
     }
+}
+
+/// The model of `description`, if another worker has brought it.
+fn known(cluster: &Cluster, description: &Description) -> Option<Arc<Model>> {
+    cluster.state().model(&description.model).filter(|known| {
+        known.fingerprint() == description.model_fingerprint
+            && known.block_size() == description.block_size
+            && known.max_model_len() == description.max_model_len
+    })
 }
 
 fn count_blocks(cluster: &Cluster, state: &State) {

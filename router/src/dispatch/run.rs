@@ -1,10 +1,11 @@
 //! A sequence from its first plan to its end, over as many attempts as it
 //! takes.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use proto::ErrorCode;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tracing::{Instrument, Span, info_span};
 
 use super::attempt::{Attempt, Failure};
@@ -27,6 +28,9 @@ pub(super) struct Run {
     retries: Retries,
     times: Times,
     deadline: Option<Instant>,
+    /// Until the deadline; kept, since to set a timer for each token costs more
+    /// than the token.
+    too_late: Option<Pin<Box<Sleep>>>,
 }
 
 impl Run {
@@ -48,6 +52,7 @@ impl Run {
             retries: Retries::default(),
             times,
             deadline,
+            too_late: deadline.map(|at| Box::pin(sleep_until(at))),
         }
     }
 
@@ -77,7 +82,7 @@ impl Run {
             let turn = tokio::select! {
                 biased;
                 turn = turn.instrument(self.span.clone()) => turn,
-                Some(()) = reached(self.deadline) => return Err(too_late()),
+                Some(()) = passed(self.too_late.as_mut()) => return Err(too_late()),
             };
             match turn {
                 Turn::Event(Some(event)) => {
@@ -200,6 +205,11 @@ fn race(
     let hedge_after = hedge_after.filter(|_| !progress.has_begun());
     let hedge_at = hedge_after.and_then(|after| Instant::now().checked_add(after.0));
     Race::new(attempt, hedge_at)
+}
+
+async fn passed(timer: Option<&mut Pin<Box<Sleep>>>) -> Option<()> {
+    timer?.await;
+    Some(())
 }
 
 async fn reached(deadline: Option<Instant>) -> Option<()> {

@@ -4,6 +4,7 @@
 //! a request that fails early gets a proper status. The response body owns the
 //! sequences' events: when it ends or is dropped, they are.
 
+mod choices;
 mod collect;
 mod render;
 mod stream;
@@ -15,7 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::Body;
 use axum::response::Response;
-use futures::stream::{Peekable, SelectAll, StreamExt};
+use futures::stream::{Peekable, StreamExt};
 use http::HeaderValue;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
 use serde::Serialize;
@@ -24,6 +25,7 @@ use crate::error::ApiError;
 use crate::openai::{ChatRequest, CompletionRequest, UsageObject};
 use crate::sequence::{Events, Sequence};
 use crate::tokenize::{Choice, TextOptions};
+use choices::Choices;
 use render::Render;
 use usage::Tally;
 
@@ -31,9 +33,7 @@ use usage::Tally;
 /// limit of common proxies.
 const MAX_SILENCE: Duration = Duration::from_secs(10);
 
-/// The pieces of all choices, as they come. Boxed, as `SelectAll` moves a stream
-/// with each of its items.
-type Pieces = Peekable<SelectAll<Box<Choice>>>;
+type Pieces = Peekable<Choices>;
 
 /// A reply in the making.
 struct Reply {
@@ -175,9 +175,8 @@ impl Head {
 
 fn pieces(sequences: &[Sequence], runs: Vec<Events>, options: &TextOptions) -> Pieces {
     let choices = sequences.iter().zip(runs);
-    let choices =
-        choices.map(|(sequence, events)| Box::new(Choice::new(sequence, options, events)));
-    futures::stream::select_all(choices).peekable()
+    let choices = choices.map(|(sequence, events)| Choice::new(sequence, options, events));
+    Choices::new(choices).peekable()
 }
 
 fn response(content_type: &'static str, body: Body) -> Response {

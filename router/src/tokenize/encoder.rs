@@ -3,12 +3,13 @@
 //! come from the cache.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustc_hash::FxHashSet;
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::cache::{Key, PieceCache};
+use super::fast::Fast;
 
 /// Shorter pieces are joined: looking them up would cost as much as encoding.
 const MIN_PIECE_BYTES: usize = 128;
@@ -16,6 +17,8 @@ const MIN_PIECE_BYTES: usize = 128;
 /// One model's encoder.
 pub(super) struct Encoder {
     tokenizer: Arc<Tokenizer>,
+    /// Set once it is known whether the tokenizer has one.
+    fast: OnceLock<Option<Fast>>,
     cuts: Cuts,
     /// Keys the cache, which all models share.
     key: [u8; 32],
@@ -27,8 +30,15 @@ impl Encoder {
         Encoder {
             cuts: Cuts::new(&added.into_values().collect::<Vec<_>>()),
             key: *blake3::hash(tokenizer_json).as_bytes(),
+            fast: OnceLock::new(),
             tokenizer,
         }
+    }
+
+    /// From here on it encodes the fast way, if the tokenizer has one.
+    pub(super) fn speed_up(&self, tokenizer_json: &[u8]) {
+        let fast = || Fast::of(tokenizer_json, &self.tokenizer);
+        self.fast.get_or_init(fast);
     }
 
     /// The tokens of a rendered conversation, whose text has all special tokens
@@ -61,13 +71,19 @@ impl Encoder {
         if let Some(tokens) = cache.get(&key) {
             return Ok(tokens);
         }
-        let encoding = self
-            .tokenizer
-            .encode_fast(piece, add_special_tokens)
-            .map_err(|error| error.to_string())?;
-        let tokens: Arc<[u32]> = Arc::from(encoding.get_ids());
+        let tokens = self.tokens(piece, add_special_tokens)?;
         cache.insert(key, Arc::clone(&tokens));
         Ok(tokens)
+    }
+
+    fn tokens(&self, text: &str, add_special_tokens: bool) -> Result<Arc<[u32]>, String> {
+        let fast = self.fast.get().and_then(Option::as_ref);
+        if let Some(tokens) = fast.and_then(|fast| fast.encode(text, add_special_tokens)) {
+            return Ok(tokens.into());
+        }
+        let encoding = self.tokenizer.encode_fast(text, add_special_tokens);
+        let encoding = encoding.map_err(|error| error.to_string())?;
+        Ok(Arc::from(encoding.get_ids()))
     }
 
     fn piece_key(&self, piece: &str, add_special_tokens: bool) -> Key {

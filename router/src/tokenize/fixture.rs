@@ -78,7 +78,7 @@ pub(crate) fn byte_level_json() -> Value {
 }
 
 /// Llama 2's kind: `▁` for spaces, bytes as a fallback, `<s>` before a text.
-fn sentencepiece_json() -> Value {
+pub(crate) fn sentencepiece_json() -> Value {
     let mut vocab = serde_json::Map::new();
     for content in ["<unk>", "<s>", "</s>"] {
         let id = vocab.len();

@@ -114,5 +114,27 @@ fn published_tokenizers_encode_cut_text_as_the_whole() {
                 "{folder}"
             );
         }
+        encoder.speed_up(&json);
+        assert!(encoder.fast.get().is_some_and(Option::is_some), "{folder}");
+        let cold = PieceCache::new(1 << 20);
+        let fast = encoder.encode_rendered(&text, &cold).unwrap();
+        assert_eq!(
+            fast,
+            encoder.encode_rendered(&text, &cache).unwrap(),
+            "{folder}"
+        );
     }
+}
+
+#[test]
+fn the_fast_way_gives_the_same_tokens() {
+    let json = fixture::byte_level_json().to_string().into_bytes();
+    let tokenizer = Arc::new(Tokenizer::from_bytes(&json).unwrap());
+    let encoder = Encoder::new(tokenizer, &json);
+    let text = "<|im_start|>user\nhello world<|im_end|>\n".repeat(20);
+    let encode = || encoder.encode_rendered(&text, &PieceCache::new(1 << 20));
+    let before = encode().unwrap();
+    encoder.speed_up(&json);
+    assert!(encoder.fast.get().is_some_and(Option::is_some));
+    assert_eq!(encode().unwrap(), before);
 }
