@@ -17,7 +17,7 @@ use crate::error::ApiError;
 use crate::gateway::{self, Completion, Gateway};
 use crate::http as edge;
 use crate::metrics::count_request;
-use crate::openai::{ChatRequest, CompletionRequest};
+use crate::openai::{ChatRequest, CompletionRequest, EmbeddingRequest};
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -32,11 +32,15 @@ pub fn routes(shared: Shared, grpc: Router) -> Router {
     let api = Router::new()
         .route("/v1/chat/completions", post(complete::<ChatRequest>))
         .route("/v1/completions", post(complete::<CompletionRequest>))
+<<<<<<< HEAD
         .route("/explain/v1/chat/completions", post(explain::<ChatRequest>))
         .route(
             "/explain/v1/completions",
             post(explain::<CompletionRequest>),
         )
+=======
+        .route("/v1/embeddings", post(complete::<EmbeddingRequest>))
+>>>>>>> f1cb3a7 (Let requests say what their text obeys, call tools and ask for embeddings)
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(model))
         .method_not_allowed_fallback(edge::method_not_allowed)

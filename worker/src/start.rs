@@ -28,6 +28,7 @@ use crate::http;
 use crate::metrics::Metrics;
 use crate::model::{self, LoadedModel, ModelError};
 use crate::service::{Shared, WorkerService};
+use crate::structured::Structured;
 use crate::tickets::Tickets;
 use crate::wire::{self, BlockIdentity};
 use loading::Loading;
@@ -207,6 +208,7 @@ pub(crate) fn assemble(
         metrics: metrics.clone(),
     });
     Ok(Shared {
+        structured: Structured::new(&model.files, &shape.eos_token_ids),
         description,
         files: model.files,
         address: config

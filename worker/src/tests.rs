@@ -159,6 +159,8 @@ fn prompt(tokens: impl IntoIterator<Item = u32>, max_tokens: u32) -> pb::Prompt 
             ..pb::Sampling::default()
         }),
         cache_salt: String::new(),
+        constraint: None,
+        pooling: pb::Pooling::None.into(),
     }
 }
 
@@ -168,6 +170,7 @@ struct Generated {
     started: Option<pb::Started>,
     tokens: Vec<u32>,
     prompt_logprobs: usize,
+    embedding: Vec<f32>,
     finished: pb::Finished,
 }
 
@@ -183,6 +186,7 @@ async fn collect(mut events: Streaming<pb::GenerateEvent>) -> Result<Generated, 
                     .tokens
                     .extend(tokens.tokens.iter().map(|it| it.id));
             }
+            Event::Embedding(embedding) => generated.embedding = embedding.values,
             Event::PromptLogprobs(logprobs) => generated.prompt_logprobs += logprobs.tokens.len(),
             Event::Finished(finished) => {
                 generated.finished = finished;

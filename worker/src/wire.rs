@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use engine::{
-    Finish, KvShape, KvSource, Purpose, Request, Sampled, SamplingParams, SequenceId, TopLogprob,
+    Finish, KvShape, KvSource, Pooling, Purpose, Request, Sampled, SamplingParams, SequenceId, TokenRules,
+    TopLogprob,
 };
 use kvcache_index::{HashScope, KvEvent, Tier};
 use proto::worker as pb;
@@ -34,6 +35,7 @@ impl BlockIdentity {
         let wire = prompt
             .sampling
             .ok_or_else(|| Failure::invalid("prompt.sampling is missing"))?;
+        check_constrained(prompt.constraint.is_some(), &wire)?;
         let scope = HashScope::new(&self.model_fingerprint, &prompt.cache_salt, self.block_size);
         Ok(Request {
             id,
@@ -43,10 +45,26 @@ impl BlockIdentity {
             tokens: prompt.token_ids,
             resumed_tokens: prompt.resumed_tokens as usize,
             sampling: sampling(wire)?,
+            constraint: None,
             kv,
             purpose,
         })
     }
+}
+
+/// A constraint alone says where the text may end.
+fn check_constrained(constrained: bool, sampling: &pb::Sampling) -> Result<(), Failure> {
+    let other = match sampling {
+        _ if !constrained => return Ok(()),
+        it if it.ignore_eos => "ignore_eos",
+        it if it.min_tokens > 0 => "min_tokens",
+        it if !it.allowed_token_ids.is_empty() => "allowed_token_ids",
+        it if !it.banned.is_empty() => "banned",
+        _ => return Ok(()),
+    };
+    Err(Failure::invalid(format!(
+        "sampling.{other} can't be combined with a constraint; leave one of them out"
+    )))
 }
 
 fn sampling(wire: pb::Sampling) -> Result<SamplingParams, Failure> {
@@ -99,12 +117,38 @@ fn sampling(wire: pb::Sampling) -> Result<SamplingParams, Failure> {
             "a finite number",
         )?,
         ignore_eos: wire.ignore_eos,
+        tokens: token_rules(wire.logit_bias, wire.allowed_token_ids, wire.banned)?,
         stop_token_ids: wire.stop_token_ids,
         logprobs: wire.logprobs,
         prompt_logprobs: wire.prompt_logprobs,
         max_tokens: wire.max_tokens as usize,
         min_tokens: wire.min_tokens as usize,
     })
+}
+
+fn token_rules(
+    bias: std::collections::HashMap<u32, f32>,
+    allowed: Vec<u32>,
+    banned: Vec<pb::TokenSequence>,
+) -> Result<TokenRules, Failure> {
+    if let Some((token, bias)) = bias.iter().find(|(_, bias)| !bias.is_finite()) {
+        let message = format!("sampling.logit_bias of token {token} is {bias}; it must be finite");
+        return Err(Failure::invalid(message));
+    }
+    Ok(TokenRules {
+        bias: bias.into_iter().collect(),
+        allowed,
+        banned: banned.into_iter().map(|banned| banned.ids).collect(),
+    })
+}
+
+/// What a Generate call is for.
+pub fn purpose(prompt: Option<&pb::Prompt>) -> Purpose {
+    match prompt.map(pb::Prompt::pooling) {
+        Some(pb::Pooling::Last) => Purpose::Embed(Pooling::Last),
+        Some(pb::Pooling::Mean) => Purpose::Embed(Pooling::Mean),
+        None | Some(pb::Pooling::None) => Purpose::Generate,
+    }
 }
 
 pub fn role(role: Role) -> pb::Role {
@@ -285,6 +329,8 @@ mod tests {
                 ..pb::Sampling::default()
             }),
             cache_salt: String::new(),
+            constraint: None,
+            pooling: pb::Pooling::None.into(),
         }
     }
 
@@ -327,6 +373,7 @@ mod tests {
             with_sampling(|it| it.repetition_penalty = 0.0),
             with_sampling(|it| it.presence_penalty = f32::INFINITY),
             with_sampling(|it| it.frequency_penalty = f32::NAN),
+            with_sampling(|it| it.logit_bias = [(1, f32::NAN)].into()),
         ];
         for bad in bad {
             assert_eq!(
@@ -334,6 +381,24 @@ mod tests {
                 Some(ErrorCode::InvalidRequest),
                 "{bad:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_constraint_alone_decides_where_the_text_ends() {
+        let constrained = |change: fn(&mut pb::Sampling)| pb::Prompt {
+            constraint: Some(pb::Constraint::default()),
+            ..with_sampling(change)
+        };
+        assert_eq!(code(constrained(|_| {})), None);
+        let bad: [fn(&mut pb::Sampling); 4] = [
+            |it| it.ignore_eos = true,
+            |it| it.min_tokens = 1,
+            |it| it.allowed_token_ids = vec![1],
+            |it| it.banned = vec![pb::TokenSequence { ids: vec![1] }],
+        ];
+        for bad in bad {
+            assert_eq!(code(constrained(bad)), Some(ErrorCode::InvalidRequest));
         }
     }
 

@@ -47,6 +47,12 @@ pub(super) fn read(
             min_tokens: sampling.min_tokens as usize,
             n: request.n.max(1) as usize,
             cache_salt: Arc::from(request.cache_salt),
+            logit_bias: Vec::new(),
+            allowed_token_ids: Vec::new(),
+            bad_words: Vec::new(),
+            constraint: None,
+            tools: None,
+            embeds: false,
             text: TextOptions {
                 stop: Arc::from(request.stop),
                 ..TextOptions::default()

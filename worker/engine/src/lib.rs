@@ -6,11 +6,13 @@
 //! that serving, tests and the cluster simulator run this very code.
 
 pub mod block_pool;
+pub mod constraint;
 mod engine;
 pub mod error;
 #[cfg(test)]
 mod fixtures;
 pub mod handover;
+mod pool;
 mod rates;
 pub mod request;
 pub mod runner;
@@ -19,14 +21,16 @@ mod schedule;
 mod sequence;
 pub mod sim;
 
+pub use constraint::{Constraint, TokenMask, Violation};
 pub use engine::{Engine, EngineStatus, StepReport};
 pub use error::{ImportError, Rejected, StepError};
 pub use handover::Export;
 pub use rates::{Rates, StepTime};
 pub use request::{
-    Finish, KvSource, Output, Purpose, Request, Sampled, SamplingParams, SequenceId, TopLogprob,
+    Finish, KvSource, Output, Pooling, Purpose, Request, Sampled, SamplingParams, SequenceId, TokenRules,
+    TopLogprob,
 };
 pub use runner::{BlockId, Chunk, KvShape, RunError, Runner, RunnerShape, Step, StepResult};
-pub use sampling::{History, sample, score};
+pub use sampling::{History, sample, sample_within, score};
 pub use schedule::EngineConfig;
 pub use sim::{SimConfig, SimRunner};

@@ -68,6 +68,7 @@ prop_compose! {
         (scores, resumed) in (prop::bool::weighted(0.15), 0..4usize),
         (place, arrives) in (place(), 0..20usize),
         own in 0..4u32,
+        constraint in prop::option::weighted(0.3, 0..14usize),
         fate in fate(),
     ) -> Job {
         // Prompts of one family share their start.
@@ -78,12 +79,15 @@ prop_compose! {
         let mut request = request(0, tokens, max_tokens);
         request.sampling.temperature = temperature;
         request.sampling.seed = seed;
+        request.constraint = constraint.map(|count| Arc::new(Winding { count }) as _);
         if scores && place != Place::Split {
             request.sampling.prompt_logprobs = Some(1);
         }
         // Goes on from what it generated before.
         if resumed > 0 && resumed < max_tokens {
             let before = alone(request.clone()).tokens;
+            // A constraint may end it earlier.
+            let resumed = resumed.min(before.len() - 1);
             request.tokens.extend(&before[..resumed]);
             request.resumed_tokens = resumed;
         }
