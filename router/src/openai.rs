@@ -21,9 +21,8 @@ pub use completion::CompletionRequest;
 pub use embedding::EmbeddingRequest;
 pub(crate) use response::{
     CallDelta, ChatChoice, ChatChunkChoice, ChatLogprobs, Delta, EmbeddingList, EmbeddingObject,
-    EmbeddingUsage, ErrorBody, ErrorObject,
-    FunctionDelta, ModelList, ModelObject, ResponseMessage, TextChoice, TextLogprobs, TokenLogprob,
-    TopLogprob, TopLogprobMap, UsageObject, Vector,
+    EmbeddingUsage, ErrorBody, ErrorObject, FunctionDelta, ModelList, ModelObject, ResponseMessage,
+    TextChoice, TextLogprobs, TokenLogprob, TopLogprob, TopLogprobMap, UsageObject, Vector,
 };
 
 /// How large a request may be.

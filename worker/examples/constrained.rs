@@ -57,7 +57,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     let (free, constrained) = (median(free), median(constrained));
     let cost = (1.0 - constrained / free) * 100.0;
-    println!("batch {batch}: free {free:.0} tokens/s, constrained {constrained:.0} tokens/s, cost {cost:.1} %");
+    println!(
+        "batch {batch}: free {free:.0} tokens/s, constrained {constrained:.0} tokens/s, cost {cost:.1} %"
+    );
     lifecycle.begin_drain();
     Ok(())
 }

@@ -77,7 +77,8 @@ impl Structured {
     ) -> Result<Arc<dyn Constraint>, Failure> {
         let grammar = Grammar::read(wanted)?;
         let permit = self.shared.permits.clone().acquire_owned().await;
-        let permit = permit.map_err(|closed| Failure::new(ErrorCode::Internal, closed.to_string()))?;
+        let permit =
+            permit.map_err(|closed| Failure::new(ErrorCode::Internal, closed.to_string()))?;
         let shared = self.shared.clone();
         let work = tokio::task::spawn_blocking(move || {
             // Until the work has really ended, whoever still waits for it.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use engine::{
-    Finish, KvShape, KvSource, Pooling, Purpose, Request, Sampled, SamplingParams, SequenceId, TokenRules,
-    TopLogprob,
+    Finish, KvShape, KvSource, Pooling, Purpose, Request, Sampled, SamplingParams, SequenceId,
+    TokenRules, TopLogprob,
 };
 use kvcache_index::{HashScope, KvEvent, Tier};
 use proto::worker as pb;

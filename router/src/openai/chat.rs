@@ -9,8 +9,8 @@ use super::field::{Object, at_least, unsupported, wire_request};
 use super::message::WireMessage;
 use super::{Limits, body, tools};
 use crate::error::ApiError;
-use crate::tools::ToolUse;
 use crate::tokenize::{Conversation, MAX_LOGPROBS, MaxTokens, Prompt, Request};
+use crate::tools::ToolUse;
 
 /// A checked chat request.
 #[derive(Clone, Debug, PartialEq)]

@@ -72,7 +72,9 @@ impl WireEmbedding {
             }
         };
         let dimensions = self.dimensions;
-        let dimensions = dimensions.map(|it| at_least("dimensions", it, 1)).transpose()?;
+        let dimensions = dimensions
+            .map(|it| at_least("dimensions", it, 1))
+            .transpose()?;
         let urgency = Urgency {
             priority: self.priority,
             safety_identifier: None,

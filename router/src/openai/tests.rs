@@ -254,7 +254,11 @@ fn bad_completions_are_refused_by_field() {
     check(json!({"prompt": vec!["a"; 1025]}), InvalidRequest, "prompt");
     check(json!({"suffix": "end"}), Unsupported, "suffix");
     check(json!({"best_of": 2}), Unsupported, "best_of");
-    check(json!({"logit_bias": {"1": 101}}), InvalidRequest, "logit_bias");
+    check(
+        json!({"logit_bias": {"1": 101}}),
+        InvalidRequest,
+        "logit_bias",
+    );
 }
 
 #[test]

@@ -51,11 +51,12 @@ pub(super) fn tool_use(
 
 fn named(choice: &Value) -> Result<&str, ApiError> {
     let name = choice.pointer("/function/name").and_then(Value::as_str);
-    name.filter(|_| choice["type"] == "function").ok_or_else(|| {
-        let message = "'tool_choice' must be none, auto, required, or an object with type \
+    name.filter(|_| choice["type"] == "function")
+        .ok_or_else(|| {
+            let message = "'tool_choice' must be none, auto, required, or an object with type \
                        'function' and a function's name";
-        ApiError::invalid("tool_choice", message)
-    })
+            ApiError::invalid("tool_choice", message)
+        })
 }
 
 fn function((index, tool): (usize, &Value)) -> Result<Function, ApiError> {

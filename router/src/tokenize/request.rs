@@ -233,9 +233,8 @@ impl Options {
     fn check_token_rules(&self) -> Result<(), ApiError> {
         let far = |bias: &f32| !(-100.0..=100.0).contains(bias);
         if let Some((token, bias)) = self.logit_bias.iter().find(|(_, bias)| far(bias)) {
-            let message = format!(
-                "'logit_bias' of token {token} must be between -100 and 100, not {bias}"
-            );
+            let message =
+                format!("'logit_bias' of token {token} must be between -100 and 100, not {bias}");
             return Err(ApiError::invalid("logit_bias", message));
         }
         let lists = [

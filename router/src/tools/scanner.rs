@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
+use super::ToolUse;
 use super::call::{Call, Step};
 use super::format::{Layout, ToolFormat};
-use super::ToolUse;
 
 /// The next part of an answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -150,7 +150,9 @@ impl Scanner {
     /// Something else than a call: the end marker, or text.
     fn after_calls(&mut self, parts: &mut Vec<Part>) {
         let markers = [self.layout.end_marker, self.layout.marker];
-        let rest = self.held.trim_start_matches(|char: char| "[],; \n\r\t".contains(char));
+        let rest = self
+            .held
+            .trim_start_matches(|char: char| "[],; \n\r\t".contains(char));
         for marker in markers.into_iter().flatten() {
             if rest == marker && self.calls > 0 {
                 self.held.clear();

@@ -67,7 +67,13 @@ fn hermes_calls_stand_in_tags_beside_text() {
     check(
         Hermes,
         "I look.\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": [1, \"}\"]}}\n</tool_call>\n<tool_call>{\"name\":\"g\",\"arguments\":{}}</tool_call>",
-        &[said("I look.\n"), call("f"), arguments("{\"a\": [1, \"}\"]}"), call("g"), arguments("{}")],
+        &[
+            said("I look.\n"),
+            call("f"),
+            arguments("{\"a\": [1, \"}\"]}"),
+            call("g"),
+            arguments("{}"),
+        ],
     );
     check(
         Hermes,
@@ -85,21 +91,47 @@ fn llama_calls_are_the_whole_answer() {
     check(
         Llama3,
         "{\"name\": \"f\", \"parameters\": {\"a\": 1}}; {\"type\": \"function\", \"name\": \"g\", \"parameters\": {}}",
-        &[call("f"), arguments("{\"a\": 1}"), call("g"), arguments("{}")],
+        &[
+            call("f"),
+            arguments("{\"a\": 1}"),
+            call("g"),
+            arguments("{}"),
+        ],
     );
-    check(Llama3, "{\"name\": \"unknown\"}", &[said("{\"name\": \"unknown\"}")]);
+    check(
+        Llama3,
+        "{\"name\": \"unknown\"}",
+        &[said("{\"name\": \"unknown\"}")],
+    );
     check(Llama3, " {\"answer\": 3}", &[said(" {\"answer\": 3}")]);
-    check(Llama3, "Well, {\"name\": \"f\"}", &[said("Well, {\"name\": \"f\"}")]);
+    check(
+        Llama3,
+        "Well, {\"name\": \"f\"}",
+        &[said("Well, {\"name\": \"f\"}")],
+    );
     check(Llama3, "{\"name\": \"f\"}", &[call("f"), arguments("{}")]);
 }
 
 #[test]
 fn lists_of_calls_follow_a_marker_or_nothing() {
     let list = "[{\"name\": \"f\", \"arguments\": {\"a\": {}}}, {\"name\": \"g\", \"arguments\": \"{\\\"b\\\": 2}\"}]";
-    let expected = [call("f"), arguments("{\"a\": {}}"), call("g"), arguments("{\"b\": 2}")];
+    let expected = [
+        call("f"),
+        arguments("{\"a\": {}}"),
+        call("g"),
+        arguments("{\"b\": 2}"),
+    ];
     check(ToolFormat::Json, list, &expected);
-    check(ToolFormat::Mistral, &format!("[TOOL_CALLS] {list}"), &expected);
-    check(ToolFormat::Granite, &format!("<|tool_call|>{list}"), &expected);
+    check(
+        ToolFormat::Mistral,
+        &format!("[TOOL_CALLS] {list}"),
+        &expected,
+    );
+    check(
+        ToolFormat::Granite,
+        &format!("<|tool_call|>{list}"),
+        &expected,
+    );
     check(ToolFormat::Json, "[1, 2]", &[said("[1, 2]")]);
     check(ToolFormat::Mistral, list, &[said(list)]);
 }
@@ -107,7 +139,11 @@ fn lists_of_calls_follow_a_marker_or_nothing() {
 #[test]
 fn a_call_cut_off_keeps_what_came() {
     let cut = "<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": \"x";
-    check(ToolFormat::Hermes, cut, &[call("f"), arguments("{\"a\": \"x")]);
+    check(
+        ToolFormat::Hermes,
+        cut,
+        &[call("f"), arguments("{\"a\": \"x")],
+    );
     let unnamed = "{\"arguments\": {\"a\": 1}";
     check(ToolFormat::Llama3, unnamed, &[said(unnamed)]);
 }
@@ -146,7 +182,10 @@ fn a_forced_call_has_special_markers_as_tokens() {
     };
     assert_eq!(calls.begin, [Piece::Token(5), Piece::Text(" [".to_owned())]);
     assert_eq!(calls.max_calls, 1);
-    assert_eq!(calls.functions[1], ("g".to_owned(), "{\"type\":\"object\"}".to_owned()));
+    assert_eq!(
+        calls.functions[1],
+        ("g".to_owned(), "{\"type\":\"object\"}".to_owned())
+    );
     assert_eq!(tools(true).constraint(ToolFormat::Mistral, special), None);
 }
 

@@ -296,7 +296,9 @@ impl Engine {
                 self.scheduler.move_to(id, State::HandedOver);
                 outputs.push(Output::HandOver { id });
             }
-            (Purpose::Generate | Purpose::Embed(_), Some(reason)) => self.finish(id, reason, outputs),
+            (Purpose::Generate | Purpose::Embed(_), Some(reason)) => {
+                self.finish(id, reason, outputs)
+            }
             (Purpose::Generate | Purpose::Embed(_), None) => {}
         }
     }

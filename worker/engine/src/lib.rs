@@ -27,8 +27,8 @@ pub use error::{ImportError, Rejected, StepError};
 pub use handover::Export;
 pub use rates::{Rates, StepTime};
 pub use request::{
-    Finish, KvSource, Output, Pooling, Purpose, Request, Sampled, SamplingParams, SequenceId, TokenRules,
-    TopLogprob,
+    Finish, KvSource, Output, Pooling, Purpose, Request, Sampled, SamplingParams, SequenceId,
+    TokenRules, TopLogprob,
 };
 pub use runner::{BlockId, Chunk, KvShape, RunError, Runner, RunnerShape, Step, StepResult};
 pub use sampling::{History, sample, sample_within, score};

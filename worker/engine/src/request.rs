@@ -167,7 +167,10 @@ pub enum Output {
     /// It ended and holds no block.
     Finished { id: SequenceId, reason: Finish },
     /// Its constraint can't be followed any further; it holds no block.
-    Failed { id: SequenceId, violation: Violation },
+    Failed {
+        id: SequenceId,
+        violation: Violation,
+    },
 }
 
 impl Output {

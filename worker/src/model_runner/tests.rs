@@ -181,7 +181,10 @@ fn pooled_states_do_not_depend_on_chunks_or_what_else_is_drawn() {
     let (_, whole) = &whole.pooled[0];
     let size = whole.len() / 37;
     let mut parts = run(&mut runner, vec![pooled(0, 20, &SECOND, 3..20)]).pooled;
-    let beside = vec![chunk(&tokens, 36, 37, &FIRST), pooled(20, 37, &SECOND, 36..37)];
+    let beside = vec![
+        chunk(&tokens, 36, 37, &FIRST),
+        pooled(20, 37, &SECOND, 36..37),
+    ];
     let last = run(&mut runner, beside);
     assert!(last.sampled[0].is_some() && last.sampled[1].is_none());
     parts.extend(last.pooled);

@@ -179,10 +179,12 @@ fn with_layout(mut schema: Value) -> Value {
 
 /// Pieces as they stand in a Lark rule; none match nothing.
 fn lark(pieces: &[pb::Piece]) -> String {
-    let pieces = pieces.iter().filter_map(|piece| match piece.piece.as_ref()? {
-        Piece::Text(text) => (!text.is_empty()).then(|| literal(text)),
-        Piece::TokenId(id) => Some(format!("<[{id}]>")),
-    });
+    let pieces = pieces
+        .iter()
+        .filter_map(|piece| match piece.piece.as_ref()? {
+            Piece::Text(text) => (!text.is_empty()).then(|| literal(text)),
+            Piece::TokenId(id) => Some(format!("<[{id}]>")),
+        });
     pieces.collect::<Vec<_>>().join(" ")
 }
 
@@ -198,6 +200,10 @@ fn prost_len(wire: &pb::Constraint) -> usize {
 /// A message of `llguidance` in one line, without what it adds for developers.
 pub(super) fn plain(why: &str) -> String {
     let why = why.split("<non-verbose/>").next().unwrap_or_default();
-    let lines: Vec<&str> = why.lines().map(str::trim).filter(|it| !it.is_empty()).collect();
+    let lines: Vec<&str> = why
+        .lines()
+        .map(str::trim)
+        .filter(|it| !it.is_empty())
+        .collect();
     lines.join(" ")
 }

@@ -104,7 +104,10 @@ fn escaped(name: &str) -> String {
 
 /// The compiler's words for what users meet most, in those of this project.
 fn clear(why: &str) -> String {
-    let why = why.rsplit("failed to compile JSON schema: ").next().unwrap_or(why);
+    let why = why
+        .rsplit("failed to compile JSON schema: ")
+        .next()
+        .unwrap_or(why);
     if let Some(keys) = why.strip_prefix("Unimplemented keys: ") {
         return format!("the keywords {keys} are not supported; leave them out");
     }

@@ -88,7 +88,8 @@ fn draw(constraint: &dyn Constraint, seed: u64, generated: &[u32]) -> u32 {
     let mut mask = TokenMask::none(VOCAB_SIZE);
     constraint::constrain(constraint, generated, &ends, &mut mask).unwrap();
     let mix = |token: u64| {
-        let mixed = (seed ^ generated.len() as u64 ^ (token << 20)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mixed =
+            (seed ^ generated.len() as u64 ^ (token << 20)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         (mixed >> 40) as f32 / (1u64 << 24) as f32 * 3.0
     };
     let mut logits: Vec<f32> = (0..VOCAB_SIZE as u64).map(mix).collect();
@@ -109,7 +110,11 @@ fn answer(constraint: &dyn Constraint, seed: u64) -> Vec<u32> {
         }
     }
     let said = text(&generated);
-    panic!("no end of {} ... in {} tokens", said.chars().take(300).collect::<String>(), generated.len());
+    panic!(
+        "no end of {} ... in {} tokens",
+        said.chars().take(300).collect::<String>(),
+        generated.len()
+    );
 }
 
 fn text(tokens: &[u32]) -> String {
@@ -117,7 +122,9 @@ fn text(tokens: &[u32]) -> String {
     let (_, json) = files.iter().find(|it| it.0 == "tokenizer.json").unwrap();
     let json: serde_json::Value = serde_json::from_slice(json).unwrap();
     let bytes = llguidance::token_bytes_from_tokenizer_json(&json).unwrap();
-    let said = tokens.iter().flat_map(|token| bytes[*token as usize].clone());
+    let said = tokens
+        .iter()
+        .flat_map(|token| bytes[*token as usize].clone());
     String::from_utf8(said.collect()).unwrap()
 }
 
@@ -131,10 +138,16 @@ async fn every_form_is_followed() {
     for seed in 0..5 {
         let number = text_of(wire(Wire::Regex("[0-9]{3}-[a-f]+".into())), seed).await;
         let (digits, letters) = number.split_once('-').unwrap();
-        assert!(digits.len() == 3 && digits.parse::<u32>().is_ok(), "{number}");
+        assert!(
+            digits.len() == 3 && digits.parse::<u32>().is_ok(),
+            "{number}"
+        );
         assert!(letters.chars().all(|it| ('a'..='f').contains(&it)) && !letters.is_empty());
         let chosen = text_of(choice(&["yes", "no\n\"maybe\""]), seed).await;
-        assert!(["yes", "no\n\"maybe\""].contains(&chosen.as_str()), "{chosen}");
+        assert!(
+            ["yes", "no\n\"maybe\""].contains(&chosen.as_str()),
+            "{chosen}"
+        );
         let lark = "start: \"<\" WORD \">\"\nWORD: /[a-z]{2,5}/";
         let word = text_of(wire(Wire::Lark(lark.into())), seed).await;
         assert!(word.starts_with('<') && word.ends_with('>') && (4..=7).contains(&word.len()));
@@ -149,7 +162,9 @@ async fn varied_schemas_always_give_what_is_valid() {
     let structured = structured();
     for number in 0..200 {
         let wanted = schemas::varied(number);
-        let constraint = structured.constraint(schema(wanted.clone()), Vec::new()).await;
+        let constraint = structured
+            .constraint(schema(wanted.clone()), Vec::new())
+            .await;
         let constraint = constraint.unwrap_or_else(|why| panic!("{wanted}: {why}"));
         let said = text(&answer(&*constraint, number));
         let value: serde_json::Value = serde_json::from_str(&said)
@@ -168,10 +183,18 @@ async fn forced_calls_name_a_tool_and_obey_its_parameters() {
         "type": "object", "properties": {"place": {"$ref": "#/$defs/place"}}, "required": ["place"],
         "additionalProperties": false, "$defs": {"place": {"enum": ["Oslo", "Bergen"]}},
     });
-    let tools = [("weather", place.clone()), ("now", json!({"type": "object", "additionalProperties": false}))];
+    let tools = [
+        ("weather", place.clone()),
+        (
+            "now",
+            json!({"type": "object", "additionalProperties": false}),
+        ),
+    ];
     for seed in 0..30 {
         let said = text_of(calls(&tools, 3), seed).await;
-        let said = said.strip_prefix("<call>").and_then(|it| it.strip_suffix("</call>"));
+        let said = said
+            .strip_prefix("<call>")
+            .and_then(|it| it.strip_suffix("</call>"));
         let calls: Vec<&str> = said.unwrap().split("</call>\n<call>").collect();
         assert!((1..=3).contains(&calls.len()), "{calls:?}");
         for call in calls {
@@ -186,25 +209,47 @@ async fn forced_calls_name_a_tool_and_obey_its_parameters() {
 
 #[tokio::test]
 async fn what_is_wrong_is_refused_with_its_place() {
-    let within = |part: serde_json::Value| {
-        json!({"type": "object", "properties": {"ok": {"type": "null"}, "a/b": {"type": "array", "items": part}}})
-    };
+    let within = |part: serde_json::Value| json!({"type": "object", "properties": {"ok": {"type": "null"}, "a/b": {"type": "array", "items": part}}});
     let table = [
-        (schema(within(json!({"not": {"type": "string"}}))), "at #/properties/a~1b/items: the keywords [\"not\"] are not supported"),
-        (schema(within(json!({"type": "string", "pattern": "(["}))), "at #/properties/a~1b/items: "),
-        (schema(within(json!({"type": "strange"}))), "at #/properties/a~1b/items: "),
-        (schema(within(json!({"$ref": "#/$defs/none"}))), "at #/properties/a~1b/items: "),
-        (schema(json!({"type": "integer", "minimum": 5, "maximum": 4})), "nsatisfiable"),
-        (schema(json!({"oneOf": [{"type": "integer"}, {"type": "number"}]})), "can't be told apart; use anyOf"),
+        (
+            schema(within(json!({"not": {"type": "string"}}))),
+            "at #/properties/a~1b/items: the keywords [\"not\"] are not supported",
+        ),
+        (
+            schema(within(json!({"type": "string", "pattern": "(["}))),
+            "at #/properties/a~1b/items: ",
+        ),
+        (
+            schema(within(json!({"type": "strange"}))),
+            "at #/properties/a~1b/items: ",
+        ),
+        (
+            schema(within(json!({"$ref": "#/$defs/none"}))),
+            "at #/properties/a~1b/items: ",
+        ),
+        (
+            schema(json!({"type": "integer", "minimum": 5, "maximum": 4})),
+            "nsatisfiable",
+        ),
+        (
+            schema(json!({"oneOf": [{"type": "integer"}, {"type": "number"}]})),
+            "can't be told apart; use anyOf",
+        ),
         (schema(json!([1])), "must be an object"),
-        (wire(Wire::JsonSchema("{\"type\": ".into())), "not valid JSON: EOF while parsing a value at line 1 column 9"),
+        (
+            wire(Wire::JsonSchema("{\"type\": ".into())),
+            "not valid JSON: EOF while parsing a value at line 1 column 9",
+        ),
         (wire(Wire::Regex("a(b".into())), "unclosed group"),
         (wire(Wire::Lark("start: a".into())), "a"),
         (wire(Wire::Lark("start \"a\"".into())), "1(7)"),
         (choice(&[]), "nothing to choose from"),
         (wire(Wire::Regex("a".repeat(600_000))), "make it smaller"),
         (calls(&[], 1), "no tool"),
-        (calls(&[("ok", json!({})), ("bad", within(json!({"not": {}})))], 1), "parameters of 'bad': at #/properties/a~1b/items: the keywords"),
+        (
+            calls(&[("ok", json!({})), ("bad", within(json!({"not": {}})))], 1),
+            "parameters of 'bad': at #/properties/a~1b/items: the keywords",
+        ),
     ];
     for (wanted, place) in table {
         let failure = refusal(wanted).await;
@@ -242,7 +287,11 @@ async fn the_way_on_depends_on_the_tokens_before_and_nothing_else() {
         let resumed = said[..split].to_vec();
         let resumed = structured().constraint(wanted(), resumed).await.unwrap();
         for generated in [&said[..split], &said[..split / 2], &said[..]] {
-            assert_eq!(mask(&*resumed, generated), mask(&*whole, generated), "{split}");
+            assert_eq!(
+                mask(&*resumed, generated),
+                mask(&*whole, generated),
+                "{split}"
+            );
         }
     }
 }
@@ -261,8 +310,14 @@ async fn resumed_tokens_that_do_not_obey_are_refused() {
 async fn equal_grammars_are_compiled_once() {
     let structured = structured();
     for _ in 0..3 {
-        structured.constraint(choice(&["a", "b"]), Vec::new()).await.unwrap();
-        structured.constraint(choice(&["a", "c"]), Vec::new()).await.unwrap();
+        structured
+            .constraint(choice(&["a", "b"]), Vec::new())
+            .await
+            .unwrap();
+        structured
+            .constraint(choice(&["a", "c"]), Vec::new())
+            .await
+            .unwrap();
     }
     assert_eq!(structured.shared.compiled.lock().unwrap().len(), 2);
 }

@@ -85,9 +85,7 @@ impl World<'_> {
                 self.workers[at].tasks.remove(&id);
                 self.queue.plan(heard, Event::Done(task));
             }
-            Output::HandOver { .. }
-            | Output::PromptLogprobs { .. }
-            | Output::Embedding { .. } => {}
+            Output::HandOver { .. } | Output::PromptLogprobs { .. } | Output::Embedding { .. } => {}
         }
     }
 

@@ -91,6 +91,9 @@ fn shorten(values: &mut Vec<f32>, dimensions: usize, model: &Model) -> Result<()
 }
 
 fn base64(values: &[f32]) -> String {
-    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let bytes: Vec<u8> = values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect();
     BASE64_STANDARD.encode(bytes)
 }

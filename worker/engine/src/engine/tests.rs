@@ -447,7 +447,10 @@ fn a_resumed_sequence_obeys_its_constraint_from_the_beginning() {
     request.resumed_tokens = 2;
     engine.add(request, NOW).unwrap();
     let transcript = only(&mut engine);
-    assert_eq!((transcript.first_index, transcript.tokens), (2, vec![7, 8, EOS]));
+    assert_eq!(
+        (transcript.first_index, transcript.tokens),
+        (2, vec![7, 8, EOS])
+    );
 }
 
 #[test]
@@ -478,7 +481,12 @@ fn an_embedding_does_not_depend_on_chunks_cache_or_preemption() {
     for pooling in [Pooling::Last, Pooling::Mean] {
         let alone = |id: u64| {
             let mut engine = engine(64);
-            engine.add(embedding(1, prompt(id as u32 % 3, 9 + id as usize), pooling), NOW).unwrap();
+            engine
+                .add(
+                    embedding(1, prompt(id as u32 % 3, 9 + id as usize), pooling),
+                    NOW,
+                )
+                .unwrap();
             let transcript = only(&mut engine);
             assert_eq!(transcript.finish, Some(Finish::Length));
             assert!(transcript.tokens.is_empty());
@@ -491,7 +499,9 @@ fn an_embedding_does_not_depend_on_chunks_cache_or_preemption() {
         // Too small for all: whoever generates makes others yield.
         let mut engine = engine_with(16, config);
         for id in 0..8 {
-            engine.add(request(100 + id, prompt(4, 3), 12), NOW).unwrap();
+            engine
+                .add(request(100 + id, prompt(4, 3), 12), NOW)
+                .unwrap();
             let tokens = prompt(id as u32 % 3, 9 + id as usize);
             engine.add(embedding(id, tokens, pooling), NOW).unwrap();
         }
@@ -507,10 +517,17 @@ fn an_embedding_does_not_depend_on_chunks_cache_or_preemption() {
 #[test]
 fn an_embedding_has_length_one() {
     let mut engine = engine(64);
-    engine.add(embedding(1, prompt(1, 30), Pooling::Mean), NOW).unwrap();
+    engine
+        .add(embedding(1, prompt(1, 30), Pooling::Mean), NOW)
+        .unwrap();
     let values = only(&mut engine).embedding.unwrap();
     let length: f32 = values.iter().map(|it| it * it).sum();
     assert!((length - 1.0).abs() < 1e-5, "{values:?}");
-    let drawing = with(embedding(2, prompt(1, 3), Pooling::Last), |it| it.max_tokens = 1);
-    assert!(matches!(engine.add(drawing, NOW), Err(Rejected::Invalid(_))));
+    let drawing = with(embedding(2, prompt(1, 3), Pooling::Last), |it| {
+        it.max_tokens = 1
+    });
+    assert!(matches!(
+        engine.add(drawing, NOW),
+        Err(Rejected::Invalid(_))
+    ));
 }

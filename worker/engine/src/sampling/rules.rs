@@ -5,12 +5,7 @@ use crate::request::TokenRules;
 use crate::sampling::{History, finite_or_impossible};
 
 /// Makes impossible what is banned or not allowed; `eos` always is.
-pub(super) fn restrict(
-    logits: &mut [f32],
-    history: &History<'_>,
-    rules: &TokenRules,
-    eos: &[u32],
-) {
+pub(super) fn restrict(logits: &mut [f32], history: &History<'_>, rules: &TokenRules, eos: &[u32]) {
     if !rules.allowed.is_empty() {
         keep(logits, &rules.allowed, eos);
     }

@@ -24,7 +24,10 @@ async fn a_whole_reply_has_calls_instead_of_text() {
     let calls = choice["message"]["tool_calls"].as_array().unwrap();
     let function = |call: &Value| (call["type"].clone(), call["function"].clone());
     let expected = |name: &str, arguments: &str| {
-        (json!("function"), json!({"name": name, "arguments": arguments}))
+        (
+            json!("function"),
+            json!({"name": name, "arguments": arguments}),
+        )
     };
     assert_eq!(function(&calls[0]), expected("f", r#"{"a": "é"}"#));
     assert_eq!(function(&calls[1]), expected("g", "{}"));
@@ -41,9 +44,17 @@ async fn streamed_calls_begin_with_their_name_and_go_on_by_index() {
     for chunk in &chunks[..chunks.len() - 1] {
         let chunk: Value = serde_json::from_str(chunk).unwrap();
         let choice = &chunk["choices"][0];
-        assert!(!choice["delta"]["content"].as_str().is_some_and(|it| !it.is_empty()));
+        assert!(
+            !choice["delta"]["content"]
+                .as_str()
+                .is_some_and(|it| !it.is_empty())
+        );
         reason = choice["finish_reason"].clone();
-        for delta in choice["delta"]["tool_calls"].as_array().into_iter().flatten() {
+        for delta in choice["delta"]["tool_calls"]
+            .as_array()
+            .into_iter()
+            .flatten()
+        {
             let index = delta["index"].as_u64().unwrap() as usize;
             if index == calls.len() {
                 assert!(delta["id"].is_string() && delta["type"] == "function");
@@ -54,7 +65,10 @@ async fn streamed_calls_begin_with_their_name_and_go_on_by_index() {
             calls[index].1 += delta["function"]["arguments"].as_str().unwrap();
         }
     }
-    let expected = [(json!("f"), r#"{"a": "é"}"#.to_owned()), (json!("g"), "{}".to_owned())];
+    let expected = [
+        (json!("f"), r#"{"a": "é"}"#.to_owned()),
+        (json!("g"), "{}".to_owned()),
+    ];
     assert_eq!(calls, expected);
     assert_eq!(reason, "tool_calls");
     assert!(chunks.len() > 10, "arguments come as they are generated");
