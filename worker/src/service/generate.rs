@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_stream::try_stream;
-use engine::{KvSource, Purpose};
+use engine::KvSource;
 use futures::Stream;
 use proto::ErrorCode;
 use proto::worker as pb;

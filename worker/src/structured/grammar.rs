@@ -173,7 +173,7 @@ fn with_layout(mut schema: Value) -> Value {
     if let Some(schema) = schema.as_object_mut() {
         schema.insert("x-guidance".to_owned(), layout);
     }
-    locate::without_idle_keywords(&mut schema);
+    locate::normalise(&mut schema);
     schema
 }
 

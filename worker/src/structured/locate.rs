@@ -117,8 +117,13 @@ fn clear(why: &str) -> String {
     why.to_owned()
 }
 
-/// Drops what says nothing, so that it does not count as not supported.
-pub(super) fn without_idle_keywords(schema: &mut Value) {
+/// A minute of 60 seconds is one in years, and validators know which: times are
+/// given without.
+const NO_LEAP_SECOND: &str = "^[^:]*:[0-9][0-9]:[0-5]";
+
+/// Drops what says nothing, so that it does not count as not supported, and
+/// narrows what the compiler takes for more than validators do.
+pub(super) fn normalise(schema: &mut Value) {
     let Value::Object(fields) = schema else {
         return;
     };
@@ -129,18 +134,22 @@ pub(super) fn without_idle_keywords(schema: &mut Value) {
     if fields.contains_key("oneOf") || fields.contains_key("anyOf") {
         fields.remove("discriminator");
     }
+    let format = fields.get("format").and_then(Value::as_str);
+    if matches!(format, Some("date-time" | "time")) && !fields.contains_key("pattern") {
+        fields.insert("pattern".to_owned(), NO_LEAP_SECOND.into());
+    }
     descend_mut(fields);
 }
 
 fn descend_mut(fields: &mut Map<String, Value>) {
     for (keyword, value) in fields {
         match value {
-            Value::Object(_) if ONE.contains(&keyword.as_str()) => without_idle_keywords(value),
+            Value::Object(_) if ONE.contains(&keyword.as_str()) => normalise(value),
             Value::Object(named) if NAMED.contains(&keyword.as_str()) => {
-                named.values_mut().for_each(without_idle_keywords);
+                named.values_mut().for_each(normalise);
             }
             Value::Array(listed) if LISTED.contains(&keyword.as_str()) => {
-                listed.iter_mut().for_each(without_idle_keywords);
+                listed.iter_mut().for_each(normalise);
             }
             _ => {}
         }
