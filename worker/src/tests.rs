@@ -3,6 +3,7 @@
 mod engine_failure;
 mod generate;
 mod handover;
+mod host_tier;
 mod limits;
 mod loading;
 mod shutdown;
@@ -159,6 +160,7 @@ fn prompt(tokens: impl IntoIterator<Item = u32>, max_tokens: u32) -> pb::Prompt 
             ..pb::Sampling::default()
         }),
         cache_salt: String::new(),
+        priority: 0,
     }
 }
 

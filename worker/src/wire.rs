@@ -42,6 +42,7 @@ impl BlockIdentity {
             scope,
             tokens: prompt.token_ids,
             resumed_tokens: prompt.resumed_tokens as usize,
+            priority: prompt.priority,
             sampling: sampling(wire)?,
             kv,
             purpose,
@@ -285,6 +286,7 @@ mod tests {
                 ..pb::Sampling::default()
             }),
             cache_salt: String::new(),
+            priority: 0,
         }
     }
 

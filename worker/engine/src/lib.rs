@@ -11,6 +11,8 @@ pub mod error;
 #[cfg(test)]
 mod fixtures;
 pub mod handover;
+mod onboard;
+mod pace;
 mod rates;
 pub mod request;
 pub mod runner;
@@ -18,10 +20,14 @@ pub mod sampling;
 mod schedule;
 mod sequence;
 pub mod sim;
+pub mod tier;
+mod tiers;
 
 pub use engine::{Engine, EngineStatus, StepReport};
 pub use error::{ImportError, Rejected, StepError};
 pub use handover::Export;
+pub use onboard::Onboarded;
+pub use pace::TargetStep;
 pub use rates::{Rates, StepTime};
 pub use request::{
     Finish, KvSource, Output, Purpose, Request, Sampled, SamplingParams, SequenceId, TopLogprob,
@@ -30,3 +36,4 @@ pub use runner::{BlockId, Chunk, KvShape, RunError, Runner, RunnerShape, Step, S
 pub use sampling::{History, sample, score};
 pub use schedule::EngineConfig;
 pub use sim::{SimConfig, SimRunner};
+pub use tier::{Fetch, Fetched, KvTier, TierStatus};

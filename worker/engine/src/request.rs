@@ -15,6 +15,8 @@ pub struct Request {
     /// How many of `tokens`, at the end, were generated before. Token indices,
     /// penalties and limits go on from there.
     pub resumed_tokens: usize,
+    /// Higher is more urgent.
+    pub priority: i32,
     pub sampling: SamplingParams,
     /// Blocks are shared with sequences of equal scope.
     pub scope: HashScope,

@@ -63,6 +63,7 @@ pub(super) fn prompt(sequence: &Sequence, generated: &[u32]) -> wire::Prompt {
             min_tokens: sampling.min_tokens as u32,
         }),
         cache_salt: sequence.cache_salt.to_string(),
+        priority: sequence.objectives.priority,
     }
 }
 
