@@ -1,17 +1,20 @@
 //! The worker's flags.
 
 mod sim;
+mod target;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, FromArgMatches};
+use engine::TargetStep;
 use models::{Isa, Quantize};
 use runtime::config::{ByteSize, Check, HumanDuration};
 use runtime::membership::etcd;
 
 pub use sim::SimFlags;
+pub use target::Target;
 
 /// Tokens in a KV block. Routers compute block identities with it.
 const BLOCK_SIZE: usize = 16;
@@ -79,6 +82,11 @@ pub struct Config {
     #[arg(long, value_name = "SIZE", default_value = "64MiB")]
     pub kv_memory: ByteSize,
 
+    /// Host memory for KV blocks that are evicted from --kv-memory: prompts come
+    /// back from there where that is faster than to compute them. 0: none
+    #[arg(long, value_name = "SIZE", default_value = "0B")]
+    pub kv_host_memory: ByteSize,
+
     /// Number of KV blocks, instead of --kv-memory. Default of --device sim:
     /// 27000
     #[arg(long, value_name = "N")]
@@ -97,6 +105,13 @@ pub struct Config {
     /// decoded token later while prompts are computed
     #[arg(long, value_name = "TOKENS", default_value_t = 2048)]
     pub max_batch_tokens: usize,
+
+    /// How long a step may take in which sequences decode: long prompts get what
+    /// decoding leaves of it, so that streams go on. auto: not quite twice a step
+    /// without prompts; off: no limit but --max-batch-tokens. Default: auto; off
+    /// for --device sim
+    #[arg(long, value_name = "TIME|auto|off")]
+    pub target_step: Option<Target>,
 
     /// Sequences that run at a time at most
     #[arg(long, value_name = "N", default_value_t = 256)]
@@ -263,6 +278,15 @@ impl Check for Config {
 }
 
 impl Config {
+    /// As it is in effect.
+    pub fn target_step(&self) -> TargetStep {
+        match (self.target_step, self.device) {
+            (Some(Target(target)), _) => target,
+            (None, Device::Cpu) => TargetStep::Auto,
+            (None, Device::Sim) => TargetStep::Off,
+        }
+    }
+
     fn listens_everywhere(&self) -> bool {
         let host = self.listen.rsplit_once(':').map_or("", |(host, _)| host);
         let host = host.trim_start_matches('[').trim_end_matches(']');

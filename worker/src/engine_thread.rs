@@ -16,15 +16,14 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use engine::{
-    Engine, Export, Output, Rates, Request, Sampled, SequenceId, StepError, StepReport, StepTime,
-};
+use engine::{Engine, Export, Output, Request, Sampled, SequenceId, StepError, StepReport};
 use proto::ErrorCode;
 use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
 
 use crate::event_feed::EventFeed;
 use crate::failure::Failure;
+use crate::kv_tier::Wake;
 use crate::metrics::Metrics;
 use handle::{Abandoned, Command, ExportCommand};
 pub use handle::{EngineHandle, Exported};
@@ -51,13 +50,15 @@ pub struct Publish {
     pub metrics: Metrics,
 }
 
-/// Starts the thread. `presence` is dropped when it ends.
+/// Starts the thread for the engine that `setup` makes, whose tiers call what it
+/// is given. `presence` is dropped when the thread ends.
 pub fn spawn(
-    engine: Engine,
+    setup: impl FnOnce(Wake) -> std::io::Result<Engine>,
     publish: Publish,
     presence: impl Send + 'static,
 ) -> std::io::Result<EngineHandle> {
     let (commands_tx, commands_rx) = mpsc::channel(COMMANDS);
+    let engine = setup(wake(&commands_tx))?;
     let abandoned = Arc::new(Abandoned::default());
     let handle = EngineHandle::new(commands_tx, abandoned.clone());
     let feed = publish.feed.clone();
@@ -69,7 +70,7 @@ pub fn spawn(
         exports: Vec::new(),
         began: Instant::now(),
         simulated_until: None,
-        rates: Rates::default(),
+        brought_tokens: 0,
         failed_steps: 0,
         accepted: 0,
         publish,
@@ -88,6 +89,17 @@ pub fn spawn(
     Ok(handle)
 }
 
+/// Wakes the thread, if it waits for a command and has handles at all.
+fn wake(commands_tx: &mpsc::Sender<Command>) -> Wake {
+    let commands_tx = commands_tx.downgrade();
+    Arc::new(move || {
+        if let Some(commands_tx) = commands_tx.upgrade() {
+            // A full channel wakes it just as well.
+            let _ = commands_tx.try_send(Command::Wake);
+        }
+    })
+}
+
 struct EngineThread {
     engine: Engine,
     commands_rx: mpsc::Receiver<Command>,
@@ -98,7 +110,8 @@ struct EngineThread {
     began: Instant,
     /// When the last simulated step ended on the simulated device.
     simulated_until: Option<Instant>,
-    rates: Rates,
+    /// Tokens that tiers gave and no sequence has been told of.
+    brought_tokens: usize,
     /// In a row.
     failed_steps: u32,
     /// Sequences taken in.
@@ -111,6 +124,7 @@ impl EngineThread {
         while self.take_commands() {
             self.publish.feed.pulse().begin_step();
             self.abort_abandoned();
+            self.onboard();
             let outputs = self.step();
             self.answer_exports();
             // First: who is told of a token finds blocks and load up to date.
@@ -119,7 +133,7 @@ impl EngineThread {
             self.publish
                 .feed
                 .pulse()
-                .end_step(self.rates.longest_step());
+                .end_step(self.engine.rates().longest_step());
         }
         self.abort_abandoned();
         self.publish();
@@ -230,6 +244,14 @@ impl EngineThread {
         Some(live)
     }
 
+    /// Brings in blocks that tiers have given.
+    fn onboard(&mut self) {
+        let begun = Instant::now();
+        let onboarded = self.engine.onboard();
+        self.engine.record_onboard(onboarded, begun.elapsed());
+        self.brought_tokens += onboarded.blocks * self.engine.shape().block_size;
+    }
+
     /// Runs one step, if there is anything to do.
     fn step(&mut self) -> Vec<Output> {
         if !self.engine.has_work() {
@@ -243,21 +265,19 @@ impl EngineThread {
     }
 
     fn finish_step(&mut self, begun: Instant, report: StepReport) -> Vec<Output> {
-        let step = StepTime {
-            prefill_tokens: report.prefill_tokens,
-            decode_tokens: report.decode_tokens,
-            cached_tokens: report.cached_tokens,
-            left_waiting: report.left_waiting,
-            time: self.wait_out(begun, report.simulated),
-        };
+        let time = self.wait_out(begun, report.simulated);
+        let step = self.engine.record(&report, time);
         if report.sequences > 0 {
-            self.rates.record(step);
             self.publish.metrics.count_step(step);
             if std::mem::take(&mut self.failed_steps) >= FAILED_STEPS {
                 self.set_not_ready(false);
             }
         }
-        self.publish.metrics.count_preemptions(report.preempted);
+        let given = self.brought_tokens.min(report.cached_tokens);
+        self.brought_tokens -= given;
+        let metrics = &self.publish.metrics;
+        metrics.count_device_hits(report.cached_tokens - given);
+        metrics.count_preemptions(report.preempted);
         report.outputs
     }
 
@@ -339,19 +359,25 @@ impl EngineThread {
 
     fn publish(&mut self) {
         self.publish.feed.publish(self.engine.drain_events());
-        let engine = self.engine.status();
+        let (engine, rates) = (self.engine.status(), self.engine.rates());
         self.publish.feed.update_status(|status| {
             status.accepted_sequences = self.accepted;
             status.waiting_sequences = engine.waiting;
-            status.running_sequences = engine.running + engine.receiving;
+            status.running_sequences = engine.running + engine.receiving + engine.onboarding;
             status.queued_prefill_tokens = engine.queued_prefill_tokens;
             status.total_blocks = engine.total_blocks;
             status.free_blocks = engine.free_blocks;
             status.cached_blocks = engine.cached_blocks;
-            status.prefill_tokens_per_second = self.rates.prefill_tokens_per_second();
-            status.drain_tokens_per_second = self.rates.drain_tokens_per_second();
-            status.decode_step_ms = self.rates.decode_step_ms();
+            status.prefill_tokens_per_second = rates.prefill_tokens_per_second();
+            status.drain_tokens_per_second = rates.drain_tokens_per_second();
+            status.decode_step_ms = rates.decode_step_ms();
         });
-        self.publish.metrics.set_load(&self.publish.feed.status());
+        let metrics = &self.publish.metrics;
+        metrics.set_load(&self.publish.feed.status());
+        for (_, status) in self.engine.tiers() {
+            if let Some(host) = metrics.host_tier() {
+                host.set_blocks(status);
+            }
+        }
     }
 }

@@ -12,6 +12,7 @@ mod event_log;
 mod failure;
 mod handover;
 mod http;
+mod kv_tier;
 mod metrics;
 mod model;
 mod model_runner;

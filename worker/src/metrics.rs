@@ -3,15 +3,19 @@
 //! What vLLM measures too is also there under vLLM's name (vllm/v1/metrics/
 //! loggers.py), so that what scrapes a vLLM fleet reads this worker unchanged.
 
+mod tiers;
+
 use std::time::Duration;
 
 use engine::StepTime;
+use kvcache_index::Tier;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use runtime::MetricsPage;
 
 use crate::engine_thread::StageTimes;
 use crate::event_feed::WorkerStatus;
 use crate::tickets::Pulled;
+pub use tiers::TierMetrics;
 
 /// Handles of all metrics, made once.
 #[derive(Clone)]
@@ -20,6 +24,9 @@ pub struct Metrics {
     steps: Steps,
     requests: Requests,
     transfers: Transfers,
+    device_hits: Counter,
+    /// Of the tier in host memory; `None`: there is none.
+    host: Option<TierMetrics>,
 }
 
 #[derive(Clone)]
@@ -37,6 +44,8 @@ struct Load {
 #[derive(Clone)]
 struct Steps {
     seconds: Histogram,
+    step_prefill_tokens: Histogram,
+    step_decode_tokens: Histogram,
     prefill_tokens: Counter,
     decode_tokens: Counter,
     preemptions: Counter,
@@ -74,7 +83,7 @@ struct Transfers {
 
 impl Metrics {
     /// Of a worker of `model`, on `page`.
-    pub fn new(page: &MetricsPage, model: &str) -> Metrics {
+    pub fn new(page: &MetricsPage, model: &str, has_host_tier: bool) -> Metrics {
         page.record(|| {
             describe();
             Metrics {
@@ -82,6 +91,8 @@ impl Metrics {
                 steps: Steps::new(model),
                 requests: Requests::new(model),
                 transfers: Transfers::new(),
+                device_hits: tiers::hits("device"),
+                host: has_host_tier.then(|| TierMetrics::new(Tier::Host)),
             }
         })
     }
@@ -103,8 +114,20 @@ impl Metrics {
     pub fn count_step(&self, step: StepTime) {
         let steps = &self.steps;
         steps.seconds.record(step.time.as_secs_f64());
+        steps.step_prefill_tokens.record(step.prefill_tokens as f64);
+        steps.step_decode_tokens.record(step.decode_tokens as f64);
         steps.prefill_tokens.increment(step.prefill_tokens as u64);
         steps.decode_tokens.increment(step.decode_tokens as u64);
+    }
+
+    /// Prompt tokens found cached on the device.
+    pub fn count_device_hits(&self, tokens: usize) {
+        self.device_hits.increment(tokens as u64);
+    }
+
+    /// Of the tier in host memory, if there is one.
+    pub fn host_tier(&self) -> Option<&TierMetrics> {
+        self.host.as_ref()
     }
 
     pub fn count_preemptions(&self, preemptions: usize) {
@@ -205,6 +228,8 @@ impl Steps {
             |name: &'static str| counter!(name, "model_name" => model.to_owned(), "engine" => "0");
         Steps {
             seconds: histogram!("kvasir_engine_step_seconds"),
+            step_prefill_tokens: histogram!("kvasir_engine_step_tokens", "kind" => "prefill"),
+            step_decode_tokens: histogram!("kvasir_engine_step_tokens", "kind" => "decode"),
             prefill_tokens: counter!("kvasir_prefill_tokens_total"),
             decode_tokens: counter!("kvasir_decode_tokens_total"),
             preemptions: counter!("kvasir_preemptions_total"),
@@ -269,6 +294,10 @@ fn describe() {
     metrics::describe_gauge!("kvasir_running_sequences", "Sequences that hold KV blocks.");
     metrics::describe_gauge!("kvasir_waiting_sequences", "Sequences in the queue.");
     metrics::describe_histogram!("kvasir_engine_step_seconds", "Time of one engine step.");
+    metrics::describe_histogram!(
+        "kvasir_engine_step_tokens",
+        "Tokens in one engine step, of prompts and of sequences that decode."
+    );
     metrics::describe_counter!("kvasir_prefill_tokens_total", "Prompt tokens computed.");
     metrics::describe_counter!("kvasir_decode_tokens_total", "Decode tokens computed.");
     metrics::describe_counter!(

@@ -25,6 +25,7 @@ use crate::event_feed::{EventFeed, WorkerStatus};
 use crate::handover::Receiver;
 use crate::handover::receive::ReceiverOptions;
 use crate::http;
+use crate::kv_tier;
 use crate::metrics::Metrics;
 use crate::model::{self, LoadedModel, ModelError};
 use crate::service::{Shared, WorkerService};
@@ -172,16 +173,23 @@ pub(crate) fn assemble(
     page: &MetricsPage,
     lifecycle: &Lifecycle,
 ) -> Result<Shared, StartError> {
-    let engine = Engine::new(engine_config(config), model.runner);
+    let mut engine = Engine::new(engine_config(config), model.runner);
     let shape = engine.shape().clone();
     let max_model_len = engine.max_model_len();
-    let metrics = Metrics::new(page, &model.name);
+    let metrics = Metrics::new(page, &model.name, config.kv_host_memory.0 > 0);
     let feed = Arc::new(EventFeed::new(epoch(), WorkerStatus::default()));
     let publish = Publish {
         feed: feed.clone(),
         metrics: metrics.clone(),
     };
-    let engine = engine_thread::spawn(engine, publish, lifecycle.enter("engine"))
+    let (host_memory, host_metrics) = (config.kv_host_memory, metrics.host_tier().cloned());
+    let setup = |wake| {
+        if let Some(metrics) = host_metrics {
+            kv_tier::add_host_memory(&mut engine, host_memory, wake, metrics)?;
+        }
+        Ok(engine)
+    };
+    let engine = engine_thread::spawn(setup, publish, lifecycle.enter("engine"))
         .map_err(StartError::Thread)?;
     let identity = BlockIdentity {
         model_fingerprint: model.fingerprint,
@@ -232,6 +240,7 @@ fn engine_config(config: &Config) -> EngineConfig {
         max_batch_tokens: config.max_batch_tokens,
         max_sequences: config.max_sequences,
         max_waiting: config.max_waiting,
+        target_step: config.target_step(),
         ..EngineConfig::default()
     }
 }

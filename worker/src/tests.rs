@@ -3,6 +3,7 @@
 mod engine_failure;
 mod generate;
 mod handover;
+mod host_tier;
 mod limits;
 mod loading;
 mod shutdown;
@@ -161,6 +162,7 @@ fn prompt(tokens: impl IntoIterator<Item = u32>, max_tokens: u32) -> pb::Prompt 
         cache_salt: String::new(),
         constraint: None,
         pooling: pb::Pooling::None.into(),
+        priority: 0,
     }
 }
 

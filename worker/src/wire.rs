@@ -44,6 +44,7 @@ impl BlockIdentity {
             scope,
             tokens: prompt.token_ids,
             resumed_tokens: prompt.resumed_tokens as usize,
+            priority: prompt.priority,
             sampling: sampling(wire)?,
             constraint: None,
             kv,
@@ -331,6 +332,7 @@ mod tests {
             cache_salt: String::new(),
             constraint: None,
             pooling: pb::Pooling::None.into(),
+            priority: 0,
         }
     }
 

@@ -180,6 +180,7 @@ fn for_worker(request: &PlannedRequest) -> Encoded {
             ..worker::Sampling::default()
         }),
         cache_salt: String::new(),
+        priority: request.priority.unwrap_or_default(),
     };
     Encoded {
         route: Route::Generate,

@@ -122,6 +122,7 @@ impl Active {
             id,
             tokens: self.tokens.clone(),
             resumed_tokens: self.generated(),
+            priority: self.priority.unwrap_or_default(),
             sampling: SamplingParams {
                 temperature: 0.0,
                 top_p: 1.0,

@@ -93,7 +93,7 @@ impl BoundTally {
     fn hold(&mut self, hashes: &[BlockHash]) {
         let hashes = &hashes[..hashes.len().min(self.pool.total())];
         let held = self.pool.lookup(hashes).blocks;
-        let mut blocks = self.pool.reuse(&hashes[..held]);
+        let mut blocks = self.pool.reuse(None, &hashes[..held]);
         for at in held..hashes.len() {
             let Some(block) = self.pool.allocate() else {
                 break;

@@ -100,11 +100,21 @@ fn scenario(workers: impl Iterator<Item = WorkerSpec>) -> Scenario {
 }
 
 fn run(scenario: &Scenario) -> Simulated {
+    run_under(SimPolicy::default(), scenario)
+}
+
+/// Under a policy that has every prompt computed on prefill workers, however
+/// short it is.
+fn run_split(scenario: &Scenario) -> Simulated {
+    run_under("round-robin".parse().expect("there is one"), scenario)
+}
+
+fn run_under(policy: SimPolicy, scenario: &Scenario) -> Simulated {
     let keep = Keep {
         records: usize::MAX,
         ..Keep::default()
     };
-    simulate(scenario, SimPolicy::default(), shared(), &keep)
+    simulate(scenario, policy, shared(), &keep)
 }
 
 /// All are answered in full, whatever happened.
@@ -159,7 +169,7 @@ fn the_same_seed_gives_the_same_records() {
 #[test]
 fn split_prompts_move_to_decode_workers() {
     let workers = specs(2, Role::Prefill).chain(specs(2, Role::Decode));
-    let simulated = run(&scenario(workers));
+    let simulated = run_split(&scenario(workers));
     assert_whole(&simulated, 100);
     assert!(simulated.cluster.split > 0.9, "{}", simulated.cluster.split);
     let prefill = &simulated.figures.prefill_workers;
@@ -191,7 +201,7 @@ fn a_slow_network_shows_in_the_second_token_of_split_prompts() {
             .map(slow);
         let mut scenario = scenario(workers);
         scenario.length.requests = Some(1);
-        let simulated = run(&scenario);
+        let simulated = run_split(&scenario);
         assert_whole(&simulated, 1);
         let chunks = &simulated.records[0].chunks;
         (chunks[1].at - chunks[0].at).as_secs_f64()

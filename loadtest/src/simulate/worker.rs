@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{Engine, Export, Output, Rates, Request, Sampled, SequenceId, StepTime};
+use engine::{Engine, Export, Output, Request, Sampled, SequenceId};
 use kvcache_index::KvEvent;
 use router::cluster::view::Report;
 use router::plan::Role;
@@ -88,7 +88,6 @@ pub(super) struct Worker {
     pub(super) epoch: u64,
     pub(super) state: State,
     pub(super) engine: Engine,
-    rates: Rates,
     pub(super) tasks: FxHashMap<SequenceId, Task>,
     inbox: Vec<Call>,
     /// What the step that runs will have given at its end.
@@ -131,7 +130,6 @@ impl Worker {
             role,
             epoch: 1,
             state: State::Up,
-            rates: Rates::default(),
             tasks: FxHashMap::default(),
             inbox: Vec::new(),
             step: None,
@@ -183,15 +181,7 @@ impl Worker {
         // The simulated runner fails only on a fault of the engine's own.
         let report = self.engine.step(now).expect("a simulated step succeeds");
         let time = report.simulated.unwrap_or_default();
-        if report.sequences > 0 {
-            self.rates.record(StepTime {
-                prefill_tokens: report.prefill_tokens,
-                decode_tokens: report.decode_tokens,
-                cached_tokens: report.cached_tokens,
-                left_waiting: report.left_waiting,
-                time,
-            });
-        }
+        self.engine.record(&report, time);
         self.counts.busy += time;
         self.counts.steps += 1;
         self.counts.prefill_tokens += report.prefill_tokens as u64;
@@ -245,16 +235,16 @@ impl Worker {
 
     pub(super) fn report(&mut self, now: Duration) -> Report {
         self.told_at = Some(now);
-        let status = self.engine.status();
+        let (status, rates) = (self.engine.status(), self.engine.rates());
         Report {
             sequences: (status.running + status.receiving + status.waiting) as u32,
             waiting: status.waiting as u32,
             queued_prefill_tokens: status.queued_prefill_tokens as u64,
             free_blocks: status.free_blocks as u32,
             total_blocks: status.total_blocks as u32,
-            prefill_tokens_per_second: self.rates.prefill_tokens_per_second(),
-            drain_tokens_per_second: self.rates.drain_tokens_per_second(),
-            decode_step_ms: self.rates.decode_step_ms(),
+            prefill_tokens_per_second: rates.prefill_tokens_per_second(),
+            drain_tokens_per_second: rates.drain_tokens_per_second(),
+            decode_step_ms: rates.decode_step_ms(),
             accepted: Some(self.accepted),
         }
     }

@@ -177,6 +177,8 @@ pub fn options(ask: &Ask<'_>, candidates: &[Candidate], chosen: Choice) -> Vec<P
 struct Costs<'a> {
     ask: &'a Ask<'a>,
     parts: Parts,
+    /// Some worker has reported a rate of each kind.
+    are_known: bool,
     /// Means of the rates that are known, for workers whose are not: a new
     /// worker is taken for one like the others.
     prefill_tokens_per_ms: f64,
@@ -191,12 +193,13 @@ impl<'a> Costs<'a> {
         let steps = candidates
             .iter()
             .filter_map(|it| known(it.load.decode_step_ms));
+        let (rate, step) = (mean(rates), mean(steps));
         Costs {
             ask,
             parts: Parts::of(ask, candidates),
-            prefill_tokens_per_ms: mean(rates)
-                .map_or(UNKNOWN_PREFILL_TOKENS_PER_MS, |it| it / 1000.0),
-            step_ms: mean(steps).unwrap_or(UNKNOWN_DECODE_STEP_MS),
+            are_known: rate.is_some() && step.is_some(),
+            prefill_tokens_per_ms: rate.map_or(UNKNOWN_PREFILL_TOKENS_PER_MS, |it| it / 1000.0),
+            step_ms: step.unwrap_or(UNKNOWN_DECODE_STEP_MS),
         }
     }
 
@@ -214,10 +217,12 @@ impl<'a> Costs<'a> {
         }
     }
 
-    /// Whether `worker`, which decodes, may compute the prompt too.
+    /// Whether `worker`, which decodes, may compute the prompt too. What is short
+    /// shows only once something is known of their speed.
     fn computes_alone(&self, worker: &Candidate) -> bool {
         let short = SHORT_STEPS * self.step_ms(worker);
-        self.parts.computes_alone(self.ask, worker) || self.prefill(worker) <= short
+        let is_short = self.are_known && self.prefill(worker) <= short;
+        is_short || self.parts.computes_alone(self.ask, worker)
     }
 
     /// Whether `worker`, which decodes, may have the prompt computed elsewhere.

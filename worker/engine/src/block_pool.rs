@@ -11,7 +11,7 @@ mod eviction;
 mod ghosts;
 mod lists;
 
-use kvcache_index::{BlockHash, KvEvent};
+use kvcache_index::{BlockHash, KvEvent, Tier};
 use rustc_hash::FxHashMap;
 
 use crate::runner::BlockId;
@@ -24,6 +24,10 @@ pub struct BlockPool {
     blocks: Vec<Block>,
     eviction: Eviction,
     cached: FxHashMap<BlockHash, BlockId>,
+    /// Blocks that lost their content and still have it, until they are
+    /// written; `None`: nobody wants to know.
+    evicted: Option<Vec<(BlockId, Content)>>,
+    tier: Tier,
     events: Vec<KvEvent>,
 }
 
@@ -59,8 +63,28 @@ impl BlockPool {
             blocks: vec![Block::default(); total as usize],
             eviction: Eviction::new(total),
             cached: FxHashMap::default(),
+            evicted: None,
+            tier: Tier::Device,
             events: Vec::new(),
         }
+    }
+
+    /// The same, of blocks in `tier`.
+    pub fn in_tier(self, tier: Tier) -> BlockPool {
+        BlockPool { tier, ..self }
+    }
+
+    /// From now on [`BlockPool::take_evicted`] tells what was evicted.
+    pub fn keep_evicted(&mut self) {
+        self.evicted.get_or_insert_default();
+    }
+
+    /// Blocks evicted since the last call, and what was in them.
+    pub fn take_evicted(&mut self) -> Vec<(BlockId, Content)> {
+        self.evicted
+            .as_mut()
+            .map(std::mem::take)
+            .unwrap_or_default()
     }
 
     /// Tokens in a block.
@@ -82,6 +106,11 @@ impl BlockPool {
         self.cached.len()
     }
 
+    /// Where `hash` is cached.
+    pub fn find(&self, hash: BlockHash) -> Option<BlockId> {
+        self.cached.get(&hash).copied()
+    }
+
     /// The longest cached prefix of a prompt whose full blocks have `hashes`.
     pub fn lookup(&self, hashes: &[BlockHash]) -> CachedPrefix {
         let mut prefix = CachedPrefix::default();
@@ -93,11 +122,12 @@ impl BlockPool {
     }
 
     /// References the cached blocks with `hashes`, up to the first that is not
-    /// cached.
-    pub fn reuse(&mut self, hashes: &[BlockHash]) -> Vec<BlockId> {
+    /// cached. The first follows what the cached block `parent` holds; `None`:
+    /// it starts a prompt.
+    pub fn reuse(&mut self, parent: Option<BlockId>, hashes: &[BlockHash]) -> Vec<BlockId> {
         let mut found: Vec<BlockId> = Vec::new();
         for id in hashes.iter().map_while(|hash| self.cached.get(hash)) {
-            let parent = found.last().map(|parent| parent.0);
+            let parent = found.last().copied().or(parent).map(|parent| parent.0);
             let block = &mut self.blocks[id.0 as usize];
             if block.references == 0 {
                 self.eviction.hold(id.0);
@@ -120,6 +150,9 @@ impl BlockPool {
         if let Some(content) = block.content.take() {
             self.cached.remove(&content.hash);
             self.eviction.evicted(content.hash.short());
+            if let Some(evicted) = &mut self.evicted {
+                evicted.push((id, content));
+            }
             self.tell_removed(content.hash);
         }
         Some(id)
@@ -166,6 +199,14 @@ impl BlockPool {
         block
     }
 
+    /// The content of the referenced `block` is not what it is said to be.
+    pub fn forget(&mut self, block: BlockId) {
+        if let Some(content) = self.blocks[block.0 as usize].content.take() {
+            self.cached.remove(&content.hash);
+            self.tell_removed(content.hash);
+        }
+    }
+
     /// References `cached` in place of `block`.
     fn replace(&mut self, block: BlockId, cached: BlockId) -> BlockId {
         if block == cached {
@@ -198,7 +239,11 @@ impl BlockPool {
             hashes.push(hash);
             return;
         }
-        self.events.push(KvEvent::stored(parent, vec![hash]));
+        self.events.push(KvEvent::Stored {
+            parent,
+            hashes: vec![hash],
+            tier: self.tier,
+        });
     }
 
     fn tell_removed(&mut self, hash: BlockHash) {
@@ -206,7 +251,10 @@ impl BlockPool {
             hashes.push(hash.short());
             return;
         }
-        self.events.push(KvEvent::removed(vec![hash.short()]));
+        self.events.push(KvEvent::Removed {
+            hashes: vec![hash.short()],
+            tier: self.tier,
+        });
     }
 }
 

@@ -11,6 +11,7 @@ use rustc_hash::FxHashMap;
 use crate::block_pool::{BlockPool, Content};
 use crate::constraint::Violation;
 use crate::error::{Rejected, StepError};
+use crate::rates::{Rates, StepTime};
 use crate::request::{Finish, Output, Purpose, Request, Sampled, SequenceId};
 use crate::runner::{RunError, Runner, RunnerShape, StepResult};
 use crate::schedule::{EngineConfig, Plan, PlannedChunk, Scheduler};
@@ -59,6 +60,8 @@ pub struct EngineStatus {
     pub running: usize,
     /// Sequences that wait for imported KV.
     pub receiving: usize,
+    /// Sequences that wait for KV from a slower tier.
+    pub onboarding: usize,
     /// Handed-over sequences that keep their blocks.
     pub held: usize,
     /// Prompt tokens to compute, and tokens to recompute after preemption, of
@@ -137,19 +140,45 @@ impl Engine {
     /// wait for blocks that only an import, an abort or a release can free.
     pub fn has_work(&self) -> bool {
         let waits = self.scheduler.count(State::Waiting) > 0 && !self.stalled;
-        waits || self.scheduler.count(State::Running) > 0 || !self.pending.is_empty()
+        waits
+            || self.scheduler.tiers.is_ready()
+            || self.scheduler.count(State::Running) > 0
+            || !self.pending.is_empty()
     }
 
     /// Computes one step.
     pub fn step(&mut self, now: Duration) -> Result<StepReport, StepError> {
         let plan = self.scheduler.schedule(now);
+        self.offload_evicted();
         let result = self.run(&plan);
         self.postprocess(plan, result)
     }
 
+    /// How long the step of `report` took: the engine learns its rates from it.
+    pub fn record(&mut self, report: &StepReport, time: Duration) -> StepTime {
+        let step = StepTime {
+            prefill_tokens: report.prefill_tokens,
+            decode_tokens: report.decode_tokens,
+            cached_tokens: report.cached_tokens,
+            left_waiting: report.left_waiting,
+            time,
+        };
+        if report.sequences > 0 {
+            self.scheduler.record(step);
+        }
+        step
+    }
+
+    /// How fast it is, as far as [`Engine::record`] was told.
+    pub fn rates(&self) -> &Rates {
+        self.scheduler.rates()
+    }
+
     /// Takes the changes of cached blocks since the last call, in order.
     pub fn drain_events(&mut self) -> Vec<KvEvent> {
-        self.scheduler.pool.drain_events()
+        let mut events = self.scheduler.pool.drain_events();
+        events.extend(self.scheduler.tiers.drain_events());
+        events
     }
 
     /// All cached blocks now, in no order: what all events together come to.
@@ -164,6 +193,7 @@ impl Engine {
             waiting: self.scheduler.count(State::Waiting),
             running: self.scheduler.count(State::Running),
             receiving: self.scheduler.count(State::Receiving),
+            onboarding: self.scheduler.count(State::Onboarding),
             held: self.held(),
             queued_prefill_tokens: self.scheduler.queued_prefill_tokens(),
             total_blocks: pool.total(),

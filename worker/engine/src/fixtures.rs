@@ -1,10 +1,12 @@
 //! What the tests of this crate share: small requests, engines and transcripts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use kvcache_index::HashScope;
+use bytes::Bytes;
+use kvcache_index::{BlockHash, HashScope, KvEvent, Tier};
 
+use crate::block_pool::{BlockPool, Content};
 use crate::sim::{KvCheck, StepCost};
 use crate::*;
 
@@ -44,6 +46,7 @@ pub(crate) fn request(id: u64, tokens: Vec<u32>, max_tokens: usize) -> Request {
         id: SequenceId(id),
         tokens,
         resumed_tokens: 0,
+        priority: 0,
         sampling: greedy(max_tokens),
         constraint: None,
         scope: HashScope::new("sim", "", BLOCK_SIZE),
@@ -164,6 +167,104 @@ impl Runner for Puppet {
     }
 }
 
+/// A tier that thinks a while before each answer, and loses blocks.
+pub(crate) struct SlowTier {
+    pool: BlockPool,
+    bytes: BTreeMap<BlockId, Vec<u8>>,
+    asked: VecDeque<(Fetch, Vec<BlockHash>)>,
+    /// Calls in vain before an answer.
+    pub(crate) delay: usize,
+    waited: usize,
+    /// Each block with that remainder by 8 is lost when it is asked for.
+    pub(crate) loses: Option<u128>,
+    pub(crate) seconds_per_block: f64,
+}
+
+impl SlowTier {
+    pub(crate) fn new(blocks: usize) -> SlowTier {
+        SlowTier {
+            pool: BlockPool::new(blocks, BLOCK_SIZE).in_tier(Tier::Host),
+            bytes: BTreeMap::new(),
+            asked: VecDeque::new(),
+            delay: 0,
+            waited: 0,
+            loses: None,
+            seconds_per_block: 0.0,
+        }
+    }
+
+    fn answer(&self, hashes: &[BlockHash]) -> Vec<Bytes> {
+        let is_kept = |hash: &&BlockHash| self.loses != Some(hash.0 % 8);
+        let kept = hashes.iter().take_while(is_kept);
+        let held = kept.map_while(|hash| self.bytes.get(&self.pool.find(*hash)?));
+        held.cloned().map(Bytes::from).collect()
+    }
+}
+
+impl KvTier for SlowTier {
+    fn tier(&self) -> Tier {
+        Tier::Host
+    }
+
+    fn has(&self, hash: BlockHash) -> bool {
+        self.pool.find(hash).is_some()
+    }
+
+    fn offload(&mut self, content: Content, read: tier::ReadBlock<'_>) {
+        let known = self.pool.reuse(None, &[content.hash]);
+        let block = match known.first() {
+            Some(block) => *block,
+            None => {
+                let Some(block) = self.pool.allocate() else {
+                    return;
+                };
+                let mut bytes = Vec::new();
+                read(&mut bytes).unwrap();
+                self.bytes.insert(block, bytes);
+                self.pool.register(block, content)
+            }
+        };
+        self.pool.release(&[block]);
+    }
+
+    fn fetch(&mut self, fetch: Fetch, hashes: &[BlockHash]) {
+        self.asked.push_back((fetch, hashes.to_vec()));
+    }
+
+    fn is_ready(&self) -> bool {
+        !self.asked.is_empty()
+    }
+
+    fn poll(&mut self) -> Option<Fetched> {
+        if self.asked.is_empty() {
+            return None;
+        }
+        if self.waited < self.delay {
+            self.waited += 1;
+            return None;
+        }
+        self.waited = 0;
+        let (fetch, hashes) = self.asked.pop_front()?;
+        let blocks = self.answer(&hashes);
+        Some(Fetched { fetch, blocks })
+    }
+
+    fn seconds_per_block(&self) -> f64 {
+        self.seconds_per_block
+    }
+
+    fn drain_events(&mut self) -> Vec<KvEvent> {
+        self.pool.drain_events()
+    }
+
+    fn status(&self) -> TierStatus {
+        TierStatus {
+            total_blocks: self.pool.total(),
+            cached_blocks: self.pool.cached(),
+        }
+    }
+}
+
 /// All that was told of one sequence. Recording fails on what must not happen:
 /// a repeated or missing index, a word after the end.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -219,6 +320,7 @@ pub(crate) fn record(transcripts: &mut Transcripts, outputs: Vec<Output>) {
 }
 
 pub(crate) fn step(engine: &mut Engine, transcripts: &mut Transcripts) -> StepReport {
+    engine.onboard();
     let mut report = engine.step(NOW).unwrap();
     record(transcripts, std::mem::take(&mut report.outputs));
     report

@@ -13,6 +13,8 @@ pub mod error;
 mod fixtures;
 pub mod handover;
 mod pool;
+mod onboard;
+mod pace;
 mod rates;
 pub mod request;
 pub mod runner;
@@ -20,11 +22,15 @@ pub mod sampling;
 mod schedule;
 mod sequence;
 pub mod sim;
+pub mod tier;
+mod tiers;
 
 pub use constraint::{Constraint, TokenMask, Violation};
 pub use engine::{Engine, EngineStatus, StepReport};
 pub use error::{ImportError, Rejected, StepError};
 pub use handover::Export;
+pub use onboard::Onboarded;
+pub use pace::TargetStep;
 pub use rates::{Rates, StepTime};
 pub use request::{
     Finish, KvSource, Output, Pooling, Purpose, Request, Sampled, SamplingParams, SequenceId,
@@ -34,3 +40,4 @@ pub use runner::{BlockId, Chunk, KvShape, RunError, Runner, RunnerShape, Step, S
 pub use sampling::{History, sample, sample_within, score};
 pub use schedule::EngineConfig;
 pub use sim::{SimConfig, SimRunner};
+pub use tier::{Fetch, Fetched, KvTier, TierStatus};

@@ -78,6 +78,14 @@ impl Rates {
         self.prefill_rate
     }
 
+    /// To compute one token of a prompt; 0 while unknown.
+    pub fn prefill_token_seconds(&self) -> f64 {
+        match self.prefill_rate > 0.0 {
+            true => 1.0 / f64::from(self.prefill_rate),
+            false => 0.0,
+        }
+    }
+
     fn median_prefill_rate(&self) -> f32 {
         let mut rates: Vec<(f64, usize)> = self
             .prefill

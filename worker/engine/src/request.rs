@@ -19,6 +19,8 @@ pub struct Request {
     /// How many of `tokens`, at the end, were generated before. Token indices,
     /// penalties and limits go on from there.
     pub resumed_tokens: usize,
+    /// Higher is more urgent.
+    pub priority: i32,
     pub sampling: SamplingParams,
     /// What all generated tokens obey, those of other workers too.
     pub constraint: Option<Arc<dyn Constraint>>,

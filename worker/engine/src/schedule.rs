@@ -2,12 +2,18 @@
 //!
 //! A step has a token budget. Sequences that decode come first, so that a long
 //! prompt never stalls running streams; prompts fill the rest chunk by chunk,
-//! first come first served. A sequence is admitted when there are blocks for
-//! all its tokens; when a running one finds no further block, the latest
-//! arrival yields (it gives up its blocks and later goes on from its tokens,
-//! through the prefix cache). Nobody overtakes the first in the queue, and a
-//! sequence yields only to earlier ones, so none starves.
+//! first come first served, and no more of them than keeps the step within its
+//! target time. Of sequences that would compute the same block the first does,
+//! and the others go on with it. A sequence is admitted when there are blocks for
+//! all its tokens; when a running one finds no further block, the least urgent,
+//! and of those the latest arrival, yields (it gives up its blocks and later goes
+//! on from its tokens, through the prefix cache). Running ones also yield to a
+//! more urgent one that waits. Nobody overtakes the first in the queue, and a
+//! sequence yields only to earlier or more urgent ones, so of equal priority none
+//! starves.
 
+mod admission;
+mod plan;
 mod queues;
 
 use std::time::Duration;
@@ -15,9 +21,13 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 
 use crate::block_pool::BlockPool;
-use crate::request::{KvSource, Output, SequenceId};
+use crate::pace::{Pace, TargetStep};
+use crate::rates::{Rates, StepTime};
+use crate::request::SequenceId;
 use crate::runner::{Chunk, Step};
 use crate::sequence::{Sequence, State};
+use crate::tiers::Tiers;
+pub(crate) use plan::{Plan, PlannedChunk};
 use queues::Queues;
 
 /// How much the engine takes on.
@@ -34,6 +44,9 @@ pub struct EngineConfig {
     /// Share of all blocks that admission leaves free while others run, for
     /// them to grow into. Less admits earlier and preempts more.
     pub watermark: f32,
+    /// Time of a step in which sequences decode: prompts get what decoding
+    /// leaves of it.
+    pub target_step: TargetStep,
 }
 
 impl Default for EngineConfig {
@@ -43,42 +56,17 @@ impl Default for EngineConfig {
             max_sequences: 256,
             max_waiting: 1024,
             watermark: 0.01,
+            target_step: TargetStep::Off,
         }
     }
 }
 
-/// What one step computes.
-#[derive(Debug, Default)]
-pub(crate) struct Plan {
-    pub(crate) chunks: Vec<PlannedChunk>,
-    /// What admission has to tell.
-    pub(crate) outputs: Vec<Output>,
-    pub(crate) prefill_tokens: usize,
-    pub(crate) decode_tokens: usize,
-    pub(crate) preempted: usize,
-    /// Of sequences let in: what they need not compute.
-    pub(crate) cached_tokens: usize,
-    /// Sequences that were not let in.
-    pub(crate) left_waiting: usize,
-    /// How long the first in the queue has waited.
-    pub(crate) longest_wait: Duration,
-    /// Tokens that still fit.
-    budget: usize,
-}
-
-#[derive(Debug)]
-pub(crate) struct PlannedChunk {
-    pub(crate) id: SequenceId,
-    pub(crate) start: usize,
-    pub(crate) end: usize,
-    pub(crate) sample: bool,
-    pub(crate) prompt_logprobs: bool,
-}
-
 /// All sequences, and the blocks they hold.
-#[derive(Debug)]
 pub(crate) struct Scheduler {
     pub(crate) pool: BlockPool,
+    pub(crate) tiers: Tiers,
+    rates: Rates,
+    pace: Pace,
     config: EngineConfig,
     /// Blocks that admission leaves free while others run.
     reserve: usize,
@@ -99,6 +87,9 @@ impl Scheduler {
                 ..config
             },
             pool,
+            tiers: Tiers::default(),
+            rates: Rates::default(),
+            pace: Pace::default(),
             sequences: FxHashMap::default(),
             queues: Queues::default(),
             arrivals: 0,
@@ -124,9 +115,23 @@ impl Scheduler {
         self.queues.of(state).len()
     }
 
+    pub(crate) fn ids(&self, state: State) -> Vec<SequenceId> {
+        self.queues.ids(state).collect()
+    }
+
     /// Number of times that a sequence had to yield.
     pub(crate) fn preemptions(&self) -> u64 {
         self.preemptions
+    }
+
+    /// How long a step took.
+    pub(crate) fn record(&mut self, step: StepTime) {
+        self.rates.record(step);
+        self.pace.record(step, &self.rates);
+    }
+
+    pub(crate) fn rates(&self) -> &Rates {
+        &self.rates
     }
 
     pub(crate) fn queued_prefill_tokens(&self) -> usize {
@@ -161,12 +166,16 @@ impl Scheduler {
 
     /// Decides what the next step computes and moves sequences accordingly.
     pub(crate) fn schedule(&mut self, now: Duration) -> Plan {
-        let mut plan = Plan {
-            budget: self.config.max_batch_tokens,
-            ..Plan::default()
-        };
-        let running: Vec<SequenceId> = self.queues.ids(State::Running).collect();
+        let mut plan = Plan::new(self.config.max_batch_tokens);
+        self.make_way(&mut plan);
+        let running = self.ids(State::Running);
         self.schedule_decodes(&running, &mut plan);
+        if plan.decode_tokens > 0 {
+            let budget = self
+                .pace
+                .prefill_budget(self.config.target_step, &self.rates);
+            plan.budget = plan.budget.min(budget);
+        }
         self.schedule_prefills(&running, &mut plan);
         self.admit(&mut plan);
         plan.longest_wait = self.longest_wait(now);
@@ -197,13 +206,21 @@ impl Scheduler {
         }
     }
 
+    /// What was brought in for the sequence is all that comes: it runs.
+    pub(crate) fn land(&mut self, id: SequenceId) {
+        if let Some(sequence) = self.sequences.get_mut(&id) {
+            sequence.onboarding = None;
+        }
+        self.move_to(id, State::Running);
+    }
+
     fn schedule_decodes(&mut self, running: &[SequenceId], plan: &mut Plan) {
         for &id in running {
             let one_left =
                 |sequence: &Sequence| sequence.state == State::Running && sequence.remaining() == 1;
             if self.get(id).is_some_and(one_left)
                 && self.grow(id, plan)
-                && let Some(sequence) = self.sequences.get(&id)
+                && let Some(sequence) = self.sequences.get_mut(&id)
             {
                 plan.push(sequence);
             }
@@ -215,18 +232,18 @@ impl Scheduler {
             if plan.budget == 0 {
                 return;
             }
-            if let Some(sequence) = self.sequences.get(id)
+            if let Some(sequence) = self.sequences.get_mut(id)
                 && sequence.state == State::Running
                 && sequence.remaining() > 1
             {
-                plan.push(sequence);
+                plan.prefill(sequence, &mut self.pool);
             }
         }
     }
 
-    /// Sees to a block for the next position. Whoever yields arrived later than
-    /// `id`, or is `id` itself (then this is false): it is not in the plan yet,
-    /// as those that need blocks are planned in order of arrival.
+    /// Sees to a block for the next position. Whoever yields goes after `id`, or
+    /// is `id` itself (then this is false): it is not in the plan yet, as those
+    /// that need blocks are planned in that order.
     fn grow(&mut self, id: SequenceId, plan: &mut Plan) -> bool {
         loop {
             let Some(sequence) = self.sequences.get_mut(&id) else {
@@ -257,68 +274,6 @@ impl Scheduler {
         self.preemptions += 1;
     }
 
-    fn admit(&mut self, plan: &mut Plan) {
-        while self.count(State::Running) + self.count(State::Receiving) < self.config.max_sequences
-            && let Some(id) = self.queues.first(State::Waiting)
-            && let Some(kv) = self.get(id).map(|sequence| sequence.kv)
-            && (plan.budget > 0 || kv == KvSource::Receive)
-            && self.place(id)
-        {
-            self.start(id, kv, plan);
-        }
-    }
-
-    /// Gives a waiting sequence blocks for all its tokens, cached ones as far
-    /// as there are; false if there are not enough.
-    fn place(&mut self, id: SequenceId) -> bool {
-        let reserve = match self.count(State::Running) {
-            0 => 0,
-            _ => self.reserve,
-        };
-        let Some(sequence) = self.sequences.get_mut(&id) else {
-            return false;
-        };
-        let block_size = self.pool.block_size();
-        let needed = sequence.tokens.len().div_ceil(block_size);
-        let hashes = sequence.cacheable(block_size);
-        let prefix = self.pool.lookup(hashes);
-        let fresh = needed - prefix.blocks;
-        if fresh + prefix.idle + reserve > self.pool.free() {
-            return false;
-        }
-        let mut blocks = self.pool.reuse(&hashes[..prefix.blocks]);
-        blocks.extend((0..fresh).map_while(|_| self.pool.allocate()));
-        sequence.place(blocks, prefix.blocks, block_size);
-        true
-    }
-
-    fn start(&mut self, id: SequenceId, kv: KvSource, plan: &mut Plan) {
-        let state = match kv {
-            KvSource::Compute => State::Running,
-            KvSource::Receive => State::Receiving,
-        };
-        self.move_to(id, state);
-        let Some(sequence) = self.sequences.get_mut(&id) else {
-            return;
-        };
-        if kv == KvSource::Compute {
-            plan.cached_tokens += sequence.computed;
-        }
-        if !std::mem::replace(&mut sequence.started, true) {
-            plan.outputs.push(Output::Started {
-                id,
-                cached_tokens: sequence.computed,
-            });
-        }
-        match kv {
-            KvSource::Compute => plan.push(sequence),
-            KvSource::Receive => plan.outputs.push(Output::Receiving {
-                id,
-                first_block: sequence.next_import,
-            }),
-        }
-    }
-
     fn longest_wait(&self, now: Duration) -> Duration {
         let first = self
             .queues
@@ -327,27 +282,6 @@ impl Scheduler {
         first.map_or(Duration::ZERO, |sequence| {
             now.saturating_sub(sequence.arrived)
         })
-    }
-}
-
-impl Plan {
-    /// Plans as many of the sequence's tokens as fit.
-    fn push(&mut self, sequence: &Sequence) {
-        let start = sequence.computed;
-        let tokens = sequence.remaining().min(self.budget);
-        let end = start + tokens;
-        self.budget -= tokens;
-        match start >= sequence.request_len && sequence.remaining() == 1 {
-            true => self.decode_tokens += tokens,
-            false => self.prefill_tokens += tokens,
-        }
-        self.chunks.push(PlannedChunk {
-            id: sequence.id,
-            start,
-            end,
-            sample: end == sequence.tokens.len() && sequence.wants_token(),
-            prompt_logprobs: sequence.scores_prompt(end),
-        });
     }
 }
 

@@ -11,6 +11,7 @@ use crate::constraint::Constraint;
 use crate::pool::Pool;
 use crate::request::{Finish, KvSource, Purpose, Request, Sampled, SamplingParams, SequenceId};
 use crate::runner::BlockId;
+use crate::tiers::Onboarding;
 
 /// Where a sequence stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub(crate) enum State {
     Waiting,
     /// It holds blocks for its prompt, whose KV is being imported.
     Receiving,
+    /// It holds blocks for its prompt; cached ones come from a slower tier.
+    Onboarding,
     /// It takes part in steps.
     Running,
     /// Its prompt is computed; it keeps its blocks for export.
@@ -29,7 +32,9 @@ pub(crate) enum State {
 #[derive(Debug)]
 pub(crate) struct Sequence {
     pub(crate) id: SequenceId,
-    /// Order of arrival; who came later yields first.
+    /// The most urgent goes first and yields last.
+    pub(crate) priority: i32,
+    /// Order of arrival; of equal priority who came later yields first.
     pub(crate) arrival: u64,
     pub(crate) arrived: Duration,
     pub(crate) state: State,
@@ -52,7 +57,10 @@ pub(crate) struct Sequence {
     pub(crate) blocks: Vec<BlockId>,
     /// Blocks before this one were imported or cached; of a receiving sequence.
     pub(crate) next_import: usize,
+    pub(crate) onboarding: Option<Onboarding>,
     pub(crate) started: bool,
+    /// Tokens it need not compute that were not told of.
+    pub(crate) cached_untold: usize,
     scope: HashScope,
     /// Identities of full blocks, as far as they were needed.
     hashes: Vec<BlockHash>,
@@ -68,6 +76,7 @@ impl Sequence {
         let prompt_len = request.tokens.len() - request.resumed_tokens;
         Sequence {
             id: request.id,
+            priority: request.priority,
             arrival: 0,
             arrived: now,
             state: State::Waiting,
@@ -88,7 +97,9 @@ impl Sequence {
             computed: 0,
             blocks: Vec::new(),
             next_import: 0,
+            onboarding: None,
             started: false,
+            cached_untold: 0,
             scope: request.scope,
             hashes: request.hashes,
             registered: 0,
@@ -118,6 +129,7 @@ impl Sequence {
         match self.state {
             State::Waiting if !receives => self.tokens.len(),
             State::Running if !decodes => self.remaining(),
+            State::Onboarding => self.remaining(),
             _ => 0,
         }
     }
@@ -153,6 +165,35 @@ impl Sequence {
         self.computed = cached * block_size;
         self.registered = cached;
         self.next_import = cached;
+        self.cached_untold = self.computed;
+    }
+
+    /// Goes on with cached blocks, in place of its own, as far as there are.
+    pub(crate) fn adopt(&mut self, pool: &mut BlockPool) {
+        let block_size = pool.block_size();
+        let next = self.computed / block_size;
+        let hashes = self.cacheable(block_size);
+        let known = |hash: &BlockHash| pool.find(*hash).is_some();
+        if !hashes.get(next).is_some_and(known) {
+            return;
+        }
+        let hashes = hashes[next..].to_vec();
+        let parent = next.checked_sub(1).map(|parent| self.blocks[parent]);
+        let found = pool.reuse(parent, &hashes);
+        let own = self
+            .blocks
+            .splice(next..next + found.len(), found.iter().copied());
+        pool.release(&own.collect::<Vec<_>>());
+        let computed = (next + found.len()) * block_size;
+        self.cached_untold += computed - self.computed;
+        self.computed = computed;
+        self.registered = next + found.len();
+    }
+
+    /// Identity of the block it computes next, if others may use it.
+    pub(crate) fn next_block(&mut self, block_size: usize) -> Option<BlockHash> {
+        let next = self.computed / block_size;
+        self.cacheable(block_size).get(next).copied()
     }
 
     /// KV of `tokens[..computed]` is there: makes its full blocks known.
@@ -178,6 +219,7 @@ impl Sequence {
     /// Gives up all blocks; the tokens stay.
     pub(crate) fn take_blocks(&mut self) -> Vec<BlockId> {
         self.computed = 0;
+        self.onboarding = None;
         std::mem::take(&mut self.blocks)
     }
 

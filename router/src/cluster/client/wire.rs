@@ -69,6 +69,7 @@ pub(super) fn prompt(sequence: &Sequence, generated: &[u32]) -> wire::Prompt {
         cache_salt: sequence.cache_salt.to_string(),
         constraint: sequence.constraint.as_deref().map(constraint),
         pooling: pooling(sequence.pooling).into(),
+        priority: sequence.objectives.priority,
     }
 }
 

@@ -29,7 +29,7 @@ fn fill(pool: &mut BlockPool, hashes: &[BlockHash]) -> Option<Vec<BlockId>> {
     if hashes.len() - prefix.blocks + prefix.idle > pool.free() {
         return None;
     }
-    let mut blocks = pool.reuse(hashes);
+    let mut blocks = pool.reuse(None, hashes);
     while blocks.len() < hashes.len() {
         blocks.push(pool.allocate().expect("counted above"));
     }

@@ -2,7 +2,7 @@ use kvcache_index::KvEvent;
 
 use super::*;
 use crate::fixtures::{BLOCK_SIZE, NOW, prompt, request};
-use crate::request::Request;
+use crate::request::{KvSource, Output, Request};
 
 const MAX_LEN: usize = 256;
 
@@ -236,4 +236,126 @@ fn generated_blocks_are_cached_too() {
         .sum();
     // 4 prompt tokens and 5 of the 6 generated ones have KV: two full blocks.
     assert_eq!(stored, 2);
+}
+
+fn urgent(id: u64, tokens: usize, max_tokens: usize) -> Request {
+    Request {
+        priority: 5,
+        ..request(id, prompt(id as u32, tokens), max_tokens)
+    }
+}
+
+#[test]
+fn the_most_urgent_goes_first() {
+    let mut bench = Bench::new(64, budget(10));
+    bench.add(request(1, prompt(1, 8), 3));
+    bench.add(request(2, prompt(2, 8), 3));
+    bench.add(urgent(3, 8, 3));
+    assert_eq!(bench.chunks(), [(3, 8), (1, 2)]);
+}
+
+#[test]
+fn the_least_urgent_yields_its_blocks() {
+    let mut bench = Bench::new(7, budget(100));
+    bench.add(urgent(2, 10, 8));
+    bench.add(request(1, prompt(1, 12), 8));
+    assert_eq!(bench.chunks(), [(2, 10), (1, 12)]);
+    let mut preempted = 0;
+    let rest: Vec<_> = (0..6)
+        .flat_map(|_| {
+            let (chunks, plan) = bench.step();
+            preempted += plan.preempted;
+            chunks
+        })
+        .collect();
+    assert_eq!(preempted, 1);
+    assert_eq!(rest.iter().filter(|(id, _)| *id == 2).count(), 6);
+}
+
+#[test]
+fn running_sequences_yield_to_a_more_urgent_one_that_waits() {
+    let mut bench = Bench::new(8, budget(100));
+    bench.add(request(1, prompt(1, 12), 8));
+    bench.add(request(2, prompt(2, 12), 8));
+    assert_eq!(bench.chunks(), [(1, 12), (2, 12)]);
+    bench.add(urgent(3, 14, 2));
+    let (chunks, plan) = bench.step();
+    assert_eq!((chunks, plan.preempted), (vec![(1, 1), (3, 14)], 1));
+    let config = EngineConfig {
+        max_sequences: 2,
+        ..budget(100)
+    };
+    let mut bench = Bench::new(64, config);
+    (1..=2).for_each(|id| bench.add(request(id, prompt(id as u32, 4), 9)));
+    bench.chunks();
+    bench.add(urgent(3, 4, 2));
+    assert_eq!(bench.chunks(), [(1, 1), (3, 4)]);
+}
+
+#[test]
+fn nobody_yields_in_vain() {
+    let mut bench = Bench::new(8, budget(100));
+    bench.add(urgent(1, 20, 3));
+    bench.add(request(2, prompt(2, 6), 3));
+    assert_eq!(bench.chunks(), [(1, 20), (2, 6)]);
+    bench.add(urgent(3, 20, 2));
+    let (chunks, plan) = bench.step();
+    assert_eq!((chunks, plan.preempted), (vec![(1, 1), (2, 1)], 0));
+}
+
+#[test]
+fn sequences_of_one_prompt_compute_it_once() {
+    let mut bench = Bench::new(64, budget(10));
+    for id in 1..=4 {
+        bench.add(request(id, prompt(1, 22), 3));
+    }
+    // The second and later ones wait for blocks that the first computes.
+    assert_eq!(bench.chunks(), [(1, 10)]);
+    assert_eq!(bench.chunks(), [(1, 10)]);
+    assert_eq!(bench.chunks(), [(1, 2), (2, 2), (3, 2), (4, 2)]);
+    let started: Vec<usize> = (1..=4)
+        .map(|id| bench.scheduler.get(SequenceId(id)).unwrap().blocks.len())
+        .collect();
+    assert_eq!(started, [6, 6, 6, 6]);
+    // Five blocks are everybody's, and the last one each one's own.
+    assert_eq!(bench.scheduler.pool.free(), 64 - 5 - 4);
+}
+
+#[test]
+fn who_waited_for_another_s_block_computes_it_if_that_one_leaves() {
+    let mut bench = Bench::new(64, budget(10));
+    bench.add(request(1, prompt(1, 30), 3));
+    bench.add(request(2, prompt(1, 30), 3));
+    assert_eq!(bench.chunks(), [(1, 10)]);
+    bench.scheduler.remove(SequenceId(1));
+    assert_eq!(bench.chunks(), [(2, 10)]);
+}
+
+#[test]
+fn a_step_beside_decodes_keeps_to_its_target() {
+    let config = EngineConfig {
+        target_step: TargetStep::Auto,
+        ..budget(1000)
+    };
+    let mut bench = Bench::new(256, config);
+    bench.add(request(1, prompt(1, 4), 99));
+    let ms = |prefill: usize| Duration::from_millis(10 + prefill as u64);
+    let step = |bench: &mut Bench| {
+        let (_, plan) = bench.step();
+        bench.scheduler.record(StepTime {
+            prefill_tokens: plan.prefill_tokens,
+            decode_tokens: plan.decode_tokens,
+            cached_tokens: 0,
+            left_waiting: 0,
+            time: ms(plan.prefill_tokens),
+        });
+        plan.prefill_tokens
+    };
+    (0..5).for_each(|_| _ = step(&mut bench));
+    bench.add(request(2, prompt(2, 200), 2));
+    let chunks: Vec<usize> = (0..6).map(|_| step(&mut bench)).collect();
+    assert!(chunks.iter().all(|chunk| *chunk <= 9), "{chunks:?}");
+    // Alone it has the whole step.
+    bench.scheduler.remove(SequenceId(1));
+    assert!(step(&mut bench) > 100);
 }

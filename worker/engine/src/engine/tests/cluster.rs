@@ -2,6 +2,7 @@
 //! break half-way, aborts. Whatever happens, a sequence that ends has the tokens
 //! it has alone, and nothing leaks.
 
+use kvcache_index::Tier;
 use proptest::prelude::*;
 
 use super::*;
@@ -66,7 +67,7 @@ prop_compose! {
         (family, shared, len) in (0..3u32, 0..20usize, 1..44usize),
         (max_tokens, temperature, seed) in (1..16usize, prop_oneof![Just(0.0f32), Just(1.0)], 0..3u64),
         (scores, resumed) in (prop::bool::weighted(0.15), 0..4usize),
-        (place, arrives) in (place(), 0..20usize),
+        (place, arrives, priority) in (place(), 0..20usize, -1..2i32),
         own in 0..4u32,
         constraint in prop::option::weighted(0.3, 0..14usize),
         fate in fate(),
@@ -80,6 +81,7 @@ prop_compose! {
         request.sampling.temperature = temperature;
         request.sampling.seed = seed;
         request.constraint = constraint.map(|count| Arc::new(Winding { count }) as _);
+        request.priority = priority;
         if scores && place != Place::Split {
             request.sampling.prompt_logprobs = Some(1);
         }
@@ -102,7 +104,7 @@ struct Cluster {
     decode: Engine,
     prefilled: Transcripts,
     decoded: Transcripts,
-    events: BTreeSet<u64>,
+    events: BTreeSet<(Tier, u64)>,
     part_bytes: usize,
 }
 
@@ -119,7 +121,18 @@ impl Cluster {
         }
     }
 
+    /// Gives both engines a tier.
+    fn add_tiers(&mut self, (blocks, delay, loses): (usize, usize, Option<u128>)) {
+        for engine in [&mut self.prefill, &mut self.decode] {
+            let mut tier = SlowTier::new(blocks);
+            (tier.delay, tier.loses) = (delay, loses);
+            engine.add_tier(Box::new(tier));
+        }
+    }
+
     fn run(&mut self) {
+        let last = self.jobs.iter().map(|job| job.arrives).max();
+        let last = last.unwrap_or_default();
         for round in 0..4000 {
             let mut carried = false;
             for job in 0..self.jobs.len() {
@@ -130,7 +143,7 @@ impl Cluster {
             step(&mut self.prefill, &mut self.prefilled);
             step(&mut self.decode, &mut self.decoded);
             self.follow_events();
-            if round > 20 && at_rest(&self.prefill) && at_rest(&self.decode) {
+            if round > last && at_rest(&self.prefill) && at_rest(&self.decode) {
                 return;
             }
             if !carried && !self.prefill.has_work() && !self.decode.has_work() {
@@ -248,13 +261,13 @@ impl Cluster {
     fn follow_events(&mut self) {
         for event in self.decode.drain_events() {
             match event {
-                KvEvent::Stored { hashes, .. } => {
-                    hashes
-                        .iter()
-                        .for_each(|it| assert!(self.events.insert(*it)));
+                KvEvent::Stored { hashes, tier, .. } => {
+                    let stored = |it: &u64| assert!(self.events.insert((tier, *it)));
+                    hashes.iter().for_each(stored);
                 }
-                KvEvent::Removed { hashes, .. } => {
-                    hashes.iter().for_each(|it| assert!(self.events.remove(it)));
+                KvEvent::Removed { hashes, tier } => {
+                    let removed = |it: &u64| assert!(self.events.remove(&(tier, *it)));
+                    hashes.iter().for_each(removed);
                 }
                 KvEvent::Cleared => self.events.clear(),
             }
@@ -277,6 +290,10 @@ impl Cluster {
                 continue;
             }
             let (got, expected) = (transcript.unwrap(), alone(of.request.clone()));
+            assert!(
+                got.cached_tokens < Some(of.request.tokens.len()),
+                "job {job}"
+            );
             assert_eq!(got.tokens, expected.tokens, "job {job}");
             assert_eq!(got.scored, expected.scored, "job {job}");
             assert_eq!(
@@ -286,19 +303,21 @@ impl Cluster {
         }
         assert_empty(&self.prefill);
         assert_empty(&self.decode);
-        let content: BTreeSet<u64> = self
-            .decode
-            .cached_content()
-            .map(|it| it.hash.short())
-            .collect();
-        assert_eq!(self.events, content);
+        let content = self.decode.cached_content();
+        let content: BTreeSet<_> = content.map(|it| (Tier::Device, it.hash.short())).collect();
         assert_eq!(self.decode.status().cached_blocks, content.len());
+        let (device, host): (BTreeSet<_>, BTreeSet<_>) =
+            self.events.iter().partition(|it| it.0 == Tier::Device);
+        assert_eq!(device, content);
+        let kept = self.decode.tiers().map(|(_, status)| status.cached_blocks);
+        assert_eq!(host.len(), kept.sum::<usize>());
     }
 }
 
 fn at_rest(engine: &Engine) -> bool {
     let status = engine.status();
-    status.waiting + status.running + status.receiving + status.held == 0
+    let receives = status.receiving + status.onboarding;
+    status.waiting + status.running + receives + status.held == 0
 }
 
 proptest! {
@@ -310,12 +329,50 @@ proptest! {
         (blocks, part) in (16..60usize, 0..5usize),
         (max_batch_tokens, max_sequences) in (1..40usize, 1..8usize),
         watermark in prop_oneof![Just(0.0f32), Just(0.1)],
+        copies in 1..4u64,
+        tier in (0..60usize, 0..4usize, prop::option::of(0..8u128)),
     ) {
-        let config = EngineConfig { max_batch_tokens, max_sequences, watermark, max_waiting: 100 };
+        // Several completions of each prompt.
+        let jobs = jobs.into_iter().flat_map(|job| (0..copies).map(move |copy| {
+            let mut job = job.clone();
+            if job.request.resumed_tokens == 0 {
+                job.request.sampling.seed += copy;
+            }
+            job
+        }));
+        let jobs = jobs.collect();
+        let config = EngineConfig { max_batch_tokens, max_sequences, watermark, max_waiting: 100, ..EngineConfig::default() };
         let mut cluster = Cluster::new(jobs, &config, blocks);
+        cluster.add_tiers(tier);
         cluster.part_bytes = part * 8 * (BLOCK_SIZE + 1);
         cluster.run();
         cluster.check();
+    }
+}
+
+/// One prompt after the other comes twice, and not all of them fit the pool.
+fn rounds() -> Vec<Job> {
+    let jobs = (0..16usize).map(|number| Job {
+        request: request(0, prompt(number as u32 % 8, 30), 3),
+        place: Place::Decode,
+        arrives: number * 8,
+        fate: Fate::Completes,
+    });
+    jobs.collect()
+}
+
+#[test]
+fn the_property_test_does_bring_blocks_back() {
+    let mut cluster = Cluster::new(rounds(), &EngineConfig::default(), 20);
+    cluster.add_tiers((100, 2, None));
+    cluster.run();
+    cluster.check();
+    for job in 8..16 {
+        assert_eq!(
+            cluster.decoded[&SequenceId(job)].cached_tokens,
+            Some(28),
+            "{job}"
+        );
     }
 }
 
