@@ -145,22 +145,7 @@ impl Cluster {
     ) -> Result<Booking, ApiError> {
         let _measured = self.metrics.measure_plan();
         let hashes = block_hashes(sequence, generated);
-<<<<<<< HEAD
         let ask = self.ask(sequence, generated.len(), &hashes);
-=======
-        let ask = Ask {
-            prompt_tokens: sequence.prompt.len() + generated.len(),
-            max_tokens: sequence.sampling.max_tokens.saturating_sub(generated.len()),
-            block_size: sequence.model.block_size(),
-            may_split: sequence.pooling.is_none()
-                && sequence.sampling.prompt_logprobs.is_none()
-                && sequence.sampling.max_tokens > generated.len() + 1,
-            hashes: &hashes,
-            session: sequence.session,
-            now: self.now(),
-            random: mix(self.plans.fetch_add(1, Ordering::Relaxed)),
-        };
->>>>>>> f1cb3a7 (Let requests say what their text obeys, call tools and ask for embeddings)
         let mut state = self.state();
         let choice = self.choose(&mut state, sequence, &ask, excluded)?;
         let explanation = sequence.is_explained.then(|| {
@@ -203,7 +188,8 @@ impl Cluster {
             prompt_tokens: sequence.prompt.len() + generated,
             max_tokens: max_tokens.saturating_sub(generated),
             block_size: sequence.model.block_size(),
-            may_split: sequence.sampling.prompt_logprobs.is_none() && max_tokens > generated + 1,
+            may_split: sequence.pooling.is_none()
+                && sequence.sampling.prompt_logprobs.is_none() && max_tokens > generated + 1,
             hashes,
             session: sequence.session,
             now: self.now(),

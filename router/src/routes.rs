@@ -32,15 +32,12 @@ pub fn routes(shared: Shared, grpc: Router) -> Router {
     let api = Router::new()
         .route("/v1/chat/completions", post(complete::<ChatRequest>))
         .route("/v1/completions", post(complete::<CompletionRequest>))
-<<<<<<< HEAD
         .route("/explain/v1/chat/completions", post(explain::<ChatRequest>))
         .route(
             "/explain/v1/completions",
             post(explain::<CompletionRequest>),
         )
-=======
         .route("/v1/embeddings", post(complete::<EmbeddingRequest>))
->>>>>>> f1cb3a7 (Let requests say what their text obeys, call tools and ask for embeddings)
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(model))
         .method_not_allowed_fallback(edge::method_not_allowed)
