@@ -165,17 +165,12 @@ impl View {
         self.reported_sequences += u64::from(report.sequences);
         worker.report = report;
         let included = report.accepted.unwrap_or(u64::MAX);
-        let accepted = worker
-            .accepted
-            .extract_if(.., |(_, number)| *number <= included);
-        for (id, _) in accepted {
-            let shares = self.bookings.get_mut(&id).into_iter();
-            for share in shares.flat_map(Booked::shares_mut) {
-                if share.worker == slot && !share.reported {
-                    share.reported = true;
-                    worker.unreported.remove(share);
-                }
-            }
+        let bookings = &mut self.bookings;
+        // What was released meanwhile has no number to wait for.
+        let is_over = |it: &mut (u64, u64)| it.1 <= included || !bookings.contains_key(&it.0);
+        let over: Vec<(u64, u64)> = worker.accepted.extract_if(.., is_over).collect();
+        for (id, _) in over {
+            worker.settle(slot, bookings.get_mut(&id));
         }
         let queued = report.queued_prefill_tokens + worker.unreported.prefill_tokens;
         worker.backlog.report(now, queued);
@@ -303,9 +298,20 @@ impl View {
     /// reports that count so many include it. A report may have been on its way
     /// before. 0: it has no number, and the next report counts.
     pub fn accepted(&mut self, booking: u64, slot: WorkerSlot, number: u64) {
-        if let Some(worker) = self.worker_mut(slot) {
-            worker.accepted.push((booking, number));
+        let Some(Some(worker)) = self.workers.get_mut(slot.0 as usize) else {
+            return;
+        };
+        let known = worker.report.accepted.unwrap_or(0);
+        match (1..=known).contains(&number) {
+            // The report came first.
+            true => {
+                if let Some(tokens) = worker.settle(slot, self.bookings.get_mut(&booking)) {
+                    worker.backlog.withdraw(tokens);
+                }
+            }
+            false => worker.accepted.push((booking, number)),
         }
+        self.count_room(slot);
     }
 
     pub fn release(&mut self, booking: u64) {
@@ -355,6 +361,17 @@ impl Unreported {
 }
 
 impl Worker {
+    /// A report includes this start's share of `booked`: its prompt tokens, unless
+    /// that was known.
+    fn settle(&mut self, slot: WorkerSlot, booked: Option<&mut Booked>) -> Option<u64> {
+        let epoch = self.member.epoch;
+        let mut shares = booked?.shares_mut();
+        let share = shares.find(|it| it.worker == slot && it.epoch == epoch && !it.reported)?;
+        share.reported = true;
+        self.unreported.remove(share);
+        Some(share.prefill_tokens)
+    }
+
     fn add(&mut self, share: &Share, now: Duration) {
         let rate = self.report.prefill_tokens_per_second;
         self.unreported.add(share);

@@ -98,6 +98,42 @@ async fn a_booking_counts_until_the_worker_reports_it() {
 }
 
 #[tokio::test]
+async fn a_booking_is_accepted_after_the_report_that_includes_it() {
+    let model = model_named("m", "f");
+    let mut state = state_of(&model, &[Role::Both]);
+    let booking = book(&mut state, &model);
+    let counting = |accepted| WorkerStatus {
+        accepted: Some(accepted),
+        ..idle()
+    };
+    state.status(WorkerSlot(0), counting(7), Duration::ZERO);
+    assert_eq!(loads(&mut state, &model), [(0, 1000, 1)]);
+    state.accepted(booking, WorkerSlot(0), 7);
+    assert_eq!(loads(&mut state, &model), [(0, 0, 0)]);
+    state.release(booking);
+    assert_eq!(loads(&mut state, &model), [(0, 0, 0)]);
+}
+
+#[tokio::test]
+async fn what_a_former_start_accepted_does_not_count_for_the_next() {
+    let model = model_named("m", "f");
+    let mut state = state_of(&model, &[Role::Both]);
+    let booking = book(&mut state, &model);
+    state
+        .join(joining(0, 2, Role::Both, &model))
+        .expect("joins");
+    state.accepted(booking, WorkerSlot(0), 900);
+    let counting = WorkerStatus {
+        accepted: Some(1000),
+        ..idle()
+    };
+    state.status(WorkerSlot(0), counting, Duration::ZERO);
+    assert_eq!(loads(&mut state, &model), [(0, 0, 0)]);
+    state.release(booking);
+    assert_eq!(loads(&mut state, &model), [(0, 0, 0)]);
+}
+
+#[tokio::test]
 async fn a_booking_on_a_former_start_is_released_without_trace() {
     let model = model_named("m", "f");
     let mut state = state_of(&model, &[Role::Both]);
