@@ -216,7 +216,11 @@ pub(crate) fn assemble(
         metrics: metrics.clone(),
     });
     Ok(Shared {
-        structured: Structured::new(&model.files, &shape.eos_token_ids),
+        structured: Structured::new(
+            &model.files,
+            &shape.eos_token_ids,
+            metrics.grammars().clone(),
+        ),
         description,
         files: model.files,
         address: config

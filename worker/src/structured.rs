@@ -12,8 +12,8 @@ mod grammar;
 mod locate;
 mod vocabulary;
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use engine::{Constraint, TokenMask};
@@ -21,9 +21,10 @@ use hashlink::LruCache;
 use llguidance::ParserFactory;
 use proto::ErrorCode;
 use proto::worker as pb;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::failure::Failure;
+use crate::metrics::GrammarMetrics;
 use follow::{Compiled, Follow};
 use grammar::Grammar;
 
@@ -52,11 +53,12 @@ struct Shared {
     factory: OnceLock<Result<ParserFactory, String>>,
     compiled: Mutex<LruCache<Grammar, Arc<Compiled>>>,
     permits: Arc<Semaphore>,
+    metrics: GrammarMetrics,
 }
 
 impl Structured {
     /// For a model with these files, whose texts end with one of `eos`.
-    pub fn new(files: &[(String, Bytes)], eos: &[u32]) -> Structured {
+    pub fn new(files: &[(String, Bytes)], eos: &[u32], metrics: GrammarMetrics) -> Structured {
         let tokenizer = files.iter().find(|(name, _)| name == "tokenizer.json");
         Structured {
             shared: Arc::new(Shared {
@@ -65,6 +67,7 @@ impl Structured {
                 factory: OnceLock::new(),
                 compiled: Mutex::new(LruCache::new(KEPT)),
                 permits: Arc::new(Semaphore::new(COMPILING)),
+                metrics,
             }),
         }
     }
@@ -75,18 +78,28 @@ impl Structured {
         wanted: pb::Constraint,
         resumed: Vec<u32>,
     ) -> Result<Arc<dyn Constraint>, Failure> {
+        let followed = self.follow(wanted, resumed).await;
+        if matches!(&followed, Err(failure) if failure.code == ErrorCode::InvalidConstraint) {
+            self.shared.metrics.count_refused();
+        }
+        Ok(Arc::new(followed?))
+    }
+
+    async fn follow(&self, wanted: pb::Constraint, resumed: Vec<u32>) -> Result<Follow, Failure> {
         let grammar = Grammar::read(wanted)?;
-        let permit = self.shared.permits.clone().acquire_owned().await;
-        let permit =
-            permit.map_err(|closed| Failure::new(ErrorCode::Internal, closed.to_string()))?;
+        // What is compiled already does not wait for what others want compiled.
+        let permit = match self.shared.kept(&grammar) {
+            Some(_) => None,
+            None => Some(self.shared.permit().await?),
+        };
         let shared = self.shared.clone();
         let work = tokio::task::spawn_blocking(move || {
             // Until the work has really ended, whoever still waits for it.
             let _permit = permit;
-            shared.follow(&grammar, &resumed)
+            begin(shared.compiled(&grammar)?, &resumed)
         });
         match tokio::time::timeout(TIME_LIMIT, work).await {
-            Ok(Ok(followed)) => Ok(Arc::new(followed?)),
+            Ok(Ok(followed)) => followed,
             Ok(Err(panicked)) => Err(Failure::new(ErrorCode::Internal, panicked.to_string())),
             Err(_) => Err(refused(format!(
                 "it was not compiled within {TIME_LIMIT:?}; simplify it"
@@ -95,28 +108,47 @@ impl Structured {
     }
 }
 
+/// The way through a grammar of a text that begins with `resumed`.
+fn begin(compiled: Arc<Compiled>, resumed: &[u32]) -> Result<Follow, Failure> {
+    let follow = Follow::new(compiled);
+    let mut mask = TokenMask::none(follow.vocab_size());
+    let may_end = follow
+        .allow(resumed, &mut mask)
+        .map_err(|violation| refused(violation.0))?;
+    match may_end || !mask.is_empty() {
+        true => Ok(follow),
+        false => Err(refused(
+            "no text of this model's tokens can match it; loosen it".to_owned(),
+        )),
+    }
+}
+
 impl Shared {
-    fn follow(&self, grammar: &Grammar, resumed: &[u32]) -> Result<Follow, Failure> {
-        let follow = Follow::new(self.compiled(grammar)?);
-        let mut mask = TokenMask::none(follow.vocab_size());
-        let may_end = follow
-            .allow(resumed, &mut mask)
-            .map_err(|violation| refused(violation.0))?;
-        match may_end || !mask.is_empty() {
-            true => Ok(follow),
-            false => Err(refused(
-                "no text of this model's tokens can match it; loosen it".to_owned(),
-            )),
-        }
+    async fn permit(&self) -> Result<OwnedSemaphorePermit, Failure> {
+        let permit = self.permits.clone().acquire_owned().await;
+        permit.map_err(|closed| Failure::new(ErrorCode::Internal, closed.to_string()))
+    }
+
+    fn kept(&self, grammar: &Grammar) -> Option<Arc<Compiled>> {
+        self.lock().get(grammar).cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LruCache<Grammar, Arc<Compiled>>> {
+        self.compiled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn compiled(&self, grammar: &Grammar) -> Result<Arc<Compiled>, Failure> {
-        let kept = || self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(compiled) = kept().get(grammar) {
-            return Ok(compiled.clone());
+        if let Some(compiled) = self.kept(grammar) {
+            self.metrics.count_kept();
+            return Ok(compiled);
         }
-        let compiled = Arc::new(grammar.compile(self.factory()?)?);
-        kept().insert(grammar.clone(), compiled.clone());
+        let factory = self.factory()?;
+        let begun = Instant::now();
+        let compiled = grammar.compile(factory);
+        self.metrics
+            .record_compile(begun.elapsed(), compiled.is_ok());
+        let compiled = Arc::new(compiled?);
+        self.lock().insert(grammar.clone(), compiled.clone());
         Ok(compiled)
     }
 

@@ -1,8 +1,9 @@
 //! Drawing a token from logits.
 //!
 //! The order is vLLM's: tokens that are not allowed or banned are masked, stop
-//! tokens before `min_tokens` too, biases are added, then come penalties, temperature, min-p, top-k, top-p, each over what the one before
-//! left. A draw is Gumbel-max: every token's noise is a function of seed, token
+//! tokens before `min_tokens` too, biases are added, then come penalties,
+//! temperature, min-p, top-k, top-p, each over what the one before left. A draw
+//! is Gumbel-max: every token's noise is a function of seed, token
 //! index and token alone, so that a tiny difference between two devices'
 //! logits changes the token drawn only if two tokens nearly tie. Logprobs are
 //! those of the logits as they come in.

@@ -103,6 +103,7 @@ impl Live {
             }
             Output::Failed { violation, .. } => {
                 metrics.record_times(&self.clock.times(now));
+                metrics.grammars().count_violation();
                 let message = violation.to_string();
                 return Err(Failure::new(ErrorCode::InvalidConstraint, message));
             }

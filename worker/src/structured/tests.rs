@@ -2,18 +2,25 @@ mod schemas;
 
 use engine::{History, SamplingParams, TokenRules, constraint, sample_within};
 use proto::worker::constraint::Grammar as Wire;
+use runtime::MetricsPage;
 use serde_json::json;
 
 use super::*;
+use crate::metrics::Metrics;
 
 /// Of the demo model's tokenizer.
 const VOCAB_SIZE: usize = 1536;
 const EOS: u32 = 1;
 
 fn structured() -> Structured {
+    structured_on(&MetricsPage::new())
+}
+
+fn structured_on(page: &MetricsPage) -> Structured {
     let files = models::demo().tokenizer_files().unwrap().into_iter();
     let files: Vec<(String, Bytes)> = files.map(|(name, it)| (name.to_owned(), it)).collect();
-    Structured::new(&files, &[EOS])
+    let metrics = Metrics::new(page, "demo", false);
+    Structured::new(&files, &[EOS], metrics.grammars().clone())
 }
 
 fn wire(grammar: Wire) -> pb::Constraint {
@@ -268,7 +275,8 @@ async fn a_grammar_no_token_can_begin_is_refused() {
 
 #[tokio::test]
 async fn a_model_without_tokenizer_says_that_it_cannot() {
-    let structured = Structured::new(&[], &[EOS]);
+    let metrics = Metrics::new(&MetricsPage::new(), "sim", false);
+    let structured = Structured::new(&[], &[EOS], metrics.grammars().clone());
     let refused = structured.constraint(choice(&["a"]), Vec::new()).await;
     let failure = refused.expect_err("there is no vocabulary");
     assert_eq!(failure.code, ErrorCode::Unsupported);
@@ -322,4 +330,28 @@ async fn equal_grammars_are_compiled_once() {
             .unwrap();
     }
     assert_eq!(structured.shared.compiled.lock().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn compilations_hits_and_refusals_are_counted() {
+    let page = MetricsPage::new();
+    let structured = structured_on(&page);
+    for texts in [&["a"], &["a"], &["b"], &["a"]] {
+        let compiled = structured.constraint(choice(texts), Vec::new()).await;
+        compiled.unwrap();
+    }
+    for malformed in ["(", "["] {
+        let malformed = wire(Wire::Regex(malformed.into()));
+        let refused = structured.constraint(malformed, Vec::new()).await;
+        refused.unwrap_err();
+    }
+    let page = page.render();
+    for line in [
+        "kvasir_grammars_total{outcome=\"compiled\"} 2",
+        "kvasir_grammars_total{outcome=\"kept\"} 2",
+        "kvasir_grammars_total{outcome=\"refused\"} 2",
+        "kvasir_grammar_compile_seconds_count 4",
+    ] {
+        assert!(page.contains(line), "{line} is not in {page}");
+    }
 }
