@@ -189,7 +189,8 @@ impl Cluster {
             max_tokens: max_tokens.saturating_sub(generated),
             block_size: sequence.model.block_size(),
             may_split: sequence.pooling.is_none()
-                && sequence.sampling.prompt_logprobs.is_none() && max_tokens > generated + 1,
+                && sequence.sampling.prompt_logprobs.is_none()
+                && max_tokens > generated + 1,
             hashes,
             session: sequence.session,
             now: self.now(),

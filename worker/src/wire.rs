@@ -12,7 +12,6 @@ use crate::config::Role;
 use crate::engine_thread::StageTimes;
 use crate::event_feed::{Pulse, Update, WorkerStatus};
 use crate::event_log::Run;
-use crate::failure::Failure;
 pub use request::{BlockIdentity, purpose};
 
 pub fn role(role: Role) -> pb::Role {

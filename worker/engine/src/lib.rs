@@ -12,9 +12,9 @@ pub mod error;
 #[cfg(test)]
 mod fixtures;
 pub mod handover;
-mod pool;
 mod onboard;
 mod pace;
+mod pool;
 mod rates;
 pub mod request;
 pub mod runner;
