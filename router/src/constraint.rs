@@ -34,6 +34,8 @@ pub struct CallGrammar {
     pub separator: Vec<Piece>,
     pub end: Vec<Piece>,
     pub max_calls: u32,
+    /// Names stand as they are, not as JSON.
+    pub plain_names: bool,
 }
 
 /// A part of a text: characters, or a special token.

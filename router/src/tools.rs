@@ -3,6 +3,7 @@
 
 mod call;
 mod format;
+mod head;
 mod scanner;
 
 use serde_json::Value;
@@ -61,6 +62,7 @@ impl ToolUse {
                 separator: pieces(layout.separator),
                 end: pieces(layout.end),
                 max_calls: if self.is_parallel { MAX_CALLS } else { 1 },
+                plain_names: layout.plain_names,
             }),
         })
     }

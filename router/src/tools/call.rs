@@ -10,7 +10,7 @@ pub(super) enum Step {
     Name(String),
     /// The arguments have gone on; in [`Call::arguments`].
     Arguments,
-    /// The object has ended.
+    /// The call has ended, its last arguments with it.
     End,
     /// This is no call.
     NoCall,
@@ -52,6 +52,8 @@ pub(super) struct Call {
     escaped: bool,
     has_name: bool,
     has_arguments: bool,
+    /// The name stood before; the arguments are all there is.
+    is_named: bool,
     /// The arguments' JSON that was not taken yet.
     pub(super) arguments: String,
 }
@@ -67,8 +69,24 @@ impl Call {
             escaped: false,
             has_name: false,
             has_arguments: false,
+            is_named: false,
             arguments: String::new(),
         }
+    }
+
+    /// Its name is known; what comes are its arguments.
+    pub(super) fn named() -> Call {
+        Call {
+            place: Place::Value,
+            field: Field::Arguments,
+            has_name: true,
+            is_named: true,
+            ..Call::new()
+        }
+    }
+
+    pub(super) fn is_named(&self) -> bool {
+        self.is_named
     }
 
     pub(super) fn push(&mut self, char: char) -> Step {
@@ -182,6 +200,9 @@ impl Call {
     fn last(&mut self, char: char) -> Step {
         let step = self.content(char);
         self.place = Place::Comma;
+        if self.is_named {
+            return Step::End;
+        }
         match self.ended() {
             Step::None => step,
             ended => ended,

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::head::{ARGUMENTS, CALL_ID};
+
 /// A family's way to write a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -13,6 +15,8 @@ pub enum ToolFormat {
     Llama3,
     /// `[TOOL_CALLS] [{"name": ..., "arguments": ...}]`: Mistral
     Mistral,
+    /// `[TOOL_CALLS]NAME[ARGS]{...}`: Mistral since its tokenizer 11
+    MistralArgs,
     /// `<|tool_call|>[{"name": ..., "arguments": ...}]`: Granite 3
     Granite,
     /// `[{"name": ..., "arguments": ...}]`: a model that knows no format
@@ -27,6 +31,9 @@ pub(super) struct Layout {
     pub(super) marker: Option<&'static str>,
     /// After which text may go on.
     pub(super) end_marker: Option<&'static str>,
+    /// A name may stand as it is between a marker and its arguments, and does in
+    /// a forced call; each call has a marker then.
+    pub(super) plain_names: bool,
     /// That may be special tokens.
     pub(super) markers: &'static [&'static str],
     pub(super) begin: &'static str,
@@ -40,6 +47,7 @@ pub(super) struct Layout {
 const HERMES: Layout = Layout {
     marker: Some("<tool_call>"),
     end_marker: Some("</tool_call>"),
+    plain_names: false,
     markers: &["<tool_call>", "</tool_call>"],
     begin: "",
     open: "<tool_call>\n{\"name\": ",
@@ -52,6 +60,7 @@ const HERMES: Layout = Layout {
 const LLAMA3: Layout = Layout {
     marker: None,
     end_marker: None,
+    plain_names: false,
     markers: &[],
     begin: "",
     open: "{\"name\": ",
@@ -64,6 +73,7 @@ const LLAMA3: Layout = Layout {
 const MISTRAL: Layout = Layout {
     marker: Some("[TOOL_CALLS]"),
     end_marker: None,
+    plain_names: false,
     markers: &["[TOOL_CALLS]"],
     begin: "[TOOL_CALLS] [",
     open: "{\"name\": ",
@@ -71,6 +81,18 @@ const MISTRAL: Layout = Layout {
     close: "}",
     separator: ", ",
     end: "]",
+};
+
+const MISTRAL_ARGS: Layout = Layout {
+    plain_names: true,
+    markers: &["[TOOL_CALLS]", ARGUMENTS, CALL_ID],
+    begin: "",
+    open: "[TOOL_CALLS]",
+    middle: ARGUMENTS,
+    close: "",
+    separator: "",
+    end: "",
+    ..MISTRAL
 };
 
 const GRANITE: Layout = Layout {
@@ -92,6 +114,7 @@ impl ToolFormat {
     pub fn of_template(template: &str) -> ToolFormat {
         let signs = [
             ("<tool_call>", ToolFormat::Hermes),
+            (ARGUMENTS, ToolFormat::MistralArgs),
             ("[TOOL_CALLS]", ToolFormat::Mistral),
             ("<|tool_call|>", ToolFormat::Granite),
             ("<|python_tag|>", ToolFormat::Llama3),
@@ -111,6 +134,7 @@ impl ToolFormat {
             ToolFormat::Hermes => &HERMES,
             ToolFormat::Llama3 => &LLAMA3,
             ToolFormat::Mistral => &MISTRAL,
+            ToolFormat::MistralArgs => &MISTRAL_ARGS,
             ToolFormat::Granite => &GRANITE,
             ToolFormat::Json => &JSON,
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::ToolUse;
 use super::call::{Call, Step};
 use super::format::{Layout, ToolFormat};
+use super::head;
 
 /// The next part of an answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +39,8 @@ enum State {
     /// first character on.
     Start,
     Text,
+    /// After a marker, where a name may stand plainly.
+    Head,
     /// In a marker's place, or between two calls.
     Between,
     Call(Reading),
@@ -102,6 +105,7 @@ impl Scanner {
                 _ => self.give_up(parts),
             },
             State::Text => self.text_char(parts),
+            State::Head => self.head_char(char, parts),
             State::Between => self.between(char, parts),
             State::Call(_) => self.call_char(char, parts),
             State::Done => self.held.clear(),
@@ -126,7 +130,10 @@ impl Scanner {
             }
             self.held.clear();
             self.held.push_str(marker);
-            self.state = State::Between;
+            self.state = match self.layout.plain_names {
+                true => State::Head,
+                false => State::Between,
+            };
             return;
         }
         let kept = longest_beginning(&self.held, marker);
@@ -136,6 +143,25 @@ impl Scanner {
         }
         text(parts, &self.held[..certain]);
         self.held.drain(..certain);
+    }
+
+    /// Until the arguments begin, or calls as JSON.
+    fn head_char(&mut self, char: char, parts: &mut Vec<Part>) {
+        let marker = self.layout.marker.unwrap_or_default();
+        let head = self.held.strip_prefix(marker).unwrap_or(&self.held);
+        let before = &head[..head.len() - char.len_utf8()];
+        match (char, head::name(before)) {
+            ('{', Some(name)) => {
+                let name = name.to_owned();
+                self.begin_named(name, parts);
+            }
+            ('{' | '[', None) if before.trim().is_empty() => {
+                self.state = State::Between;
+                self.between(char, parts);
+            }
+            _ if head::may_become(head) => {}
+            _ => self.give_up(parts),
+        }
     }
 
     fn between(&mut self, char: char, parts: &mut Vec<Part>) {
@@ -176,6 +202,18 @@ impl Scanner {
         self.call_char('{', parts);
     }
 
+    /// A call of this name; its arguments follow.
+    fn begin_named(&mut self, name: String, parts: &mut Vec<Part>) {
+        self.calls += 1;
+        self.held.clear();
+        parts.push(Part::Call(name));
+        self.state = State::Call(Reading {
+            call: Box::new(Call::named()),
+            is_told: true,
+        });
+        self.call_char('{', parts);
+    }
+
     fn call_char(&mut self, char: char, parts: &mut Vec<Part>) {
         let State::Call(reading) = &mut self.state else {
             return;
@@ -195,11 +233,13 @@ impl Scanner {
             }
             Step::Arguments => {}
             Step::End if reading.is_told => {
+                arguments(parts, &mut reading.call.arguments);
                 if !reading.call.has_arguments() {
                     arguments(parts, &mut "{}".to_owned());
                 }
                 self.held.clear();
                 self.state = match self.tools.is_parallel {
+                    true if reading.call.is_named() => State::Text,
                     true => State::Between,
                     false => State::Done,
                 };

@@ -137,6 +137,40 @@ fn lists_of_calls_follow_a_marker_or_nothing() {
 }
 
 #[test]
+fn plain_names_follow_a_marker_each() {
+    use ToolFormat::MistralArgs;
+    check(
+        MistralArgs,
+        "Well. [TOOL_CALLS]f[ARGS]{\"a\": {\"b\": \"}\"}}[TOOL_CALLS]g[CALL_ID]a1b2[ARGS] {}\n[TOOL_CALLS]h{\"x\": 1} ",
+        &[
+            said("Well. "),
+            call("f"),
+            arguments("{\"a\": {\"b\": \"}\"}}"),
+            call("g"),
+            arguments("{}"),
+            call("h"),
+            arguments("{\"x\": 1}"),
+        ],
+    );
+    check(
+        MistralArgs,
+        "[TOOL_CALLS] [{\"name\": \"f\", \"arguments\": {}}]",
+        &[call("f"), arguments("{}")],
+    );
+    check(
+        MistralArgs,
+        "[TOOL_CALLS]f[ARGS]{} and more",
+        &[call("f"), arguments("{}"), said(" and more")],
+    );
+    let names_nothing = "[TOOL_CALLS] are what I make: {\"a\": 1}";
+    check(MistralArgs, names_nothing, &[said(names_nothing)]);
+    check(MistralArgs, "[TOOL_CALLS]f[AR", &[said("[TOOL_CALLS]f[AR")]);
+    let two = "[TOOL_CALLS]f[ARGS]{}[TOOL_CALLS]g[ARGS]{}";
+    let read = read(MistralArgs, false, two, 4);
+    assert_eq!(read, [call("f"), arguments("{}")]);
+}
+
+#[test]
 fn a_call_cut_off_keeps_what_came() {
     let cut = "<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": \"x";
     check(
@@ -160,6 +194,7 @@ fn formats_are_known_by_their_templates() {
     let table = [
         ("{{ '<tool_call>' }}", ToolFormat::Hermes),
         ("[AVAILABLE_TOOLS] [TOOL_CALLS]", ToolFormat::Mistral),
+        ("'[TOOL_CALLS]' + name + '[ARGS]'", ToolFormat::MistralArgs),
         ("<|tool_call|>", ToolFormat::Granite),
         ("Environment: ipython\n", ToolFormat::Llama3),
         ("{{ messages }}", ToolFormat::Json),
@@ -187,17 +222,26 @@ fn a_forced_call_has_special_markers_as_tokens() {
         ("g".to_owned(), "{\"type\":\"object\"}".to_owned())
     );
     assert_eq!(tools(true).constraint(ToolFormat::Mistral, special), None);
+    let plain = forced.constraint(ToolFormat::MistralArgs, special).unwrap();
+    let Grammar::Calls(calls) = plain.grammar else {
+        panic!("these are calls");
+    };
+    assert!(calls.plain_names && calls.begin.is_empty());
+    assert_eq!(calls.open, [Piece::Token(5)]);
+    assert_eq!(calls.middle, [Piece::Text("[ARGS]".to_owned())]);
 }
 
 proptest! {
     #[test]
     fn pieces_do_not_change_what_is_read(
         parts in prop::collection::vec(prop::sample::select(vec![
-            "<tool_call>", "</tool_call>", "{", "}", "\"", "name", "\"name\": \"f\"", ", ", "\n", "\"arguments\": {\"a\": 1}",
+            "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "f[ARGS]", "{", "}", "\"", "name", "\"name\": \"f\"", ", ", "\n", "\"arguments\": {\"a\": 1}",
             "[", "]", "é", "{\"name\": \"g\", \"arguments\": {}}", "\\",
         ]), 0..12),
         step in 1..9usize,
-        format in prop::sample::select(vec![ToolFormat::Hermes, ToolFormat::Llama3, ToolFormat::Json]),
+        format in prop::sample::select(vec![
+            ToolFormat::Hermes, ToolFormat::Llama3, ToolFormat::Json, ToolFormat::MistralArgs,
+        ]),
     ) {
         let text = parts.concat();
         prop_assert_eq!(read(format, true, &text, step), read(format, true, &text, 1000));

@@ -36,6 +36,7 @@ pub(super) struct Calls {
     /// Begin, open, middle, close, separator, end.
     format: [String; 6],
     max_calls: u32,
+    plain_names: bool,
 }
 
 impl Grammar {
@@ -101,6 +102,7 @@ impl Calls {
             tools: tools.map(|tool| (tool.name, tool.parameters)).collect(),
             format: parts.map(|pieces| lark(&pieces)),
             max_calls: wire.max_calls.max(1),
+            plain_names: wire.plain_names,
         })
     }
 
@@ -133,8 +135,12 @@ impl Calls {
         let names: Vec<String> = (0..schemas.len()).map(|it| format!("call_{it}")).collect();
         lark += &format!("call: {open} ({}) {close}\n", names.join(" | "));
         for (index, ((name, _), schema)) in self.tools.iter().zip(schemas).enumerate() {
-            // As JSON writes it, and that as Lark does.
-            let (name, schema) = (literal(&literal(name)), with_layout(schema.clone()));
+            // As the model writes it, and that as Lark does.
+            let name = match self.plain_names {
+                true => literal(name),
+                false => literal(&literal(name)),
+            };
+            let schema = with_layout(schema.clone());
             lark += &format!("call_{index}: {name} {middle} arguments_{index}\n");
             lark += &format!("arguments_{index}: %json {schema}\n");
         }

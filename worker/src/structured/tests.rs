@@ -57,6 +57,7 @@ fn calls(tools: &[(&str, serde_json::Value)], max_calls: u32) -> pb::Constraint 
         separator: text_piece("\n"),
         end: vec![],
         max_calls,
+        plain_names: false,
     }))
 }
 
@@ -214,6 +215,30 @@ async fn forced_calls_name_a_tool_and_obey_its_parameters() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn names_stand_plainly_where_the_format_wants_it() {
+    let tools = [(
+        "now",
+        json!({"type": "object", "additionalProperties": false}),
+    )];
+    let Some(Wire::ToolCalls(quoted)) = calls(&tools, 1).grammar else {
+        panic!("these are tool calls");
+    };
+    let plain = pb::ToolCalls {
+        open: text_piece("[TOOL_CALLS]"),
+        middle: text_piece("[ARGS]"),
+        close: vec![],
+        plain_names: true,
+        ..quoted
+    };
+    let said = text_of(wire(Wire::ToolCalls(plain)), 1).await;
+    let arguments = said.strip_prefix("[TOOL_CALLS]now[ARGS]").unwrap();
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(arguments).unwrap(),
+        json!({})
+    );
 }
 
 #[tokio::test]

@@ -116,6 +116,7 @@ fn tool_calls(calls: &CallGrammar) -> wire::ToolCalls {
         separator: pieces(&calls.separator),
         end: pieces(&calls.end),
         max_calls: calls.max_calls,
+        plain_names: calls.plain_names,
     }
 }
 
