@@ -371,6 +371,7 @@ impl EngineThread {
             status.prefill_tokens_per_second = rates.prefill_tokens_per_second();
             status.drain_tokens_per_second = rates.drain_tokens_per_second();
             status.decode_step_ms = rates.decode_step_ms();
+            status.inter_token_ms = rates.inter_token_ms();
         });
         let metrics = &self.publish.metrics;
         metrics.set_load(&self.publish.feed.status());
