@@ -318,7 +318,8 @@ impl EngineThread {
 
     fn deliver(&mut self, outputs: Vec<Output>) {
         let now = self.began.elapsed();
-        for output in outputs {
+        let is_new = |id| self.live.get(&id).is_some_and(Live::awaits_first_token);
+        for output in live::first_tokens_first(outputs, is_new) {
             let id = output.id();
             // An aborted sequence may still be told of by the step it was in.
             let Some(live) = self.live.get_mut(&id) else {
