@@ -53,6 +53,8 @@ pub struct Scenario {
     pub routers: usize,
     /// How much runs and waits, in all routers together.
     pub admission: admission::Config,
+    /// What requests say they want.
+    pub told: Told,
     pub network: Network,
     pub faults: Vec<Fault>,
     pub arrival: Arrival,
@@ -62,6 +64,13 @@ pub struct Scenario {
     /// Requests that are left out of the figures.
     pub warm_up: u64,
     pub seed: u64,
+}
+
+/// Objectives that requests carry.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Told {
+    pub first_token: Option<Duration>,
+    pub inter_token: Option<Duration>,
 }
 
 /// A simulated worker.

@@ -82,6 +82,7 @@ fn view(workers: u32, blocks: usize, split: bool) -> View {
                 total_blocks: 27_000,
                 prefill_tokens_per_second: 25_000.0,
                 decode_step_ms: 7.0,
+                inter_token_ms: 20.0,
                 ..Report::default()
             },
             Duration::ZERO,
@@ -115,6 +116,8 @@ fn decide(view: &Mutex<(View, Box<dyn Policy>)>, blocks: usize, caller: usize) -
         let ask = Ask {
             prompt_tokens: blocks * 16 + 5,
             max_tokens: 100,
+            first_token: None,
+            inter_token: None,
             block_size: 16,
             may_split: true,
             hashes: &hashes,

@@ -88,9 +88,7 @@ impl Admission {
         let (seat, answer) = oneshot::channel();
         let arrival = gate.change(|state, now| {
             let tokens = state.mean_completion.cost(request);
-            state
-                .queue
-                .arrive(gate.ask(objectives, tokens, now), seat, now)
+            state.queue.arrive(gate.ask(objectives, tokens), seat, now)
         });
         match arrival {
             Arrival::Admitted { turn, .. } => Ok(Permit::new(gate.clone(), turn)),
@@ -139,18 +137,17 @@ impl Gate {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ask(&self, objectives: &Objectives, tokens: u64, now: Duration) -> Ask {
-        let deadline = objectives.deadline;
-        let deadline = deadline.map(|at| at.saturating_duration_since(self.start));
+    fn ask(&self, objectives: &Objectives, tokens: u64) -> Ask {
         // What may be shed is not worth serving late.
         let sheddable = Band::of(objectives.priority) == Band::Low;
-        let first_token = objectives.time_to_first_token.filter(|_| sheddable);
-        let first_token = first_token.map(|within| now.saturating_add(within));
+        let first_token = objectives.first_token_by.filter(|_| sheddable);
+        let limits = objectives.deadline.into_iter().chain(first_token);
+        let deadline = limits.min();
         Ask {
             tenant: objectives.tenant.clone(),
             priority: objectives.priority,
             tokens,
-            deadline: deadline.into_iter().chain(first_token).min(),
+            deadline: deadline.map(|at| at.saturating_duration_since(self.start)),
         }
     }
 

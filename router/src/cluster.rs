@@ -184,9 +184,14 @@ impl Cluster {
     /// What is to be placed of a sequence of which `generated` tokens exist.
     fn ask<'a>(&self, sequence: &Sequence, generated: usize, hashes: &'a [u64]) -> Ask<'a> {
         let max_tokens = sequence.sampling.max_tokens;
+        let objectives = &sequence.objectives;
+        let first_token = objectives.first_token_by.filter(|_| generated == 0);
+        let until = |at: Instant| at.saturating_duration_since(Instant::now());
         Ask {
             prompt_tokens: sequence.prompt.len() + generated,
             max_tokens: max_tokens.saturating_sub(generated),
+            first_token: first_token.map(until),
+            inter_token: objectives.inter_token_latency,
             block_size: sequence.model.block_size(),
             may_split: sequence.pooling.is_none()
                 && sequence.sampling.prompt_logprobs.is_none()

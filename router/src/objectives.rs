@@ -24,8 +24,7 @@ pub struct Objectives {
     pub tenant: Arc<str>,
     /// Higher is more urgent; below 0 is the first to be shed.
     pub priority: i32,
-    /// From arrival to the first token.
-    pub time_to_first_token: Option<Duration>,
+    pub first_token_by: Option<Instant>,
     pub inter_token_latency: Option<Duration>,
     /// The client has no use for anything later.
     pub deadline: Option<Instant>,
@@ -75,12 +74,13 @@ impl Objectives {
             Some(priority) if !numbered => priority,
             _ => tiered(said.tier.unwrap_or(0), said.priority.unwrap_or(0)),
         };
+        let first_token = said.time_to_first_token;
         let most = config.max_request_time.0;
         let timeout = said.timeout.map_or(most, |timeout| timeout.min(most));
         Objectives {
             tenant: said.tenant.unwrap_or_default(),
             priority,
-            time_to_first_token: said.time_to_first_token,
+            first_token_by: first_token.and_then(|within| now.checked_add(within)),
             inter_token_latency: said.inter_token_latency,
             deadline: now.checked_add(timeout),
         }

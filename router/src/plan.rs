@@ -45,6 +45,9 @@ pub struct Ask<'a> {
     pub prompt_tokens: usize,
     /// Tokens that may still be generated.
     pub max_tokens: usize,
+    /// Objectives: the time left until the first token, and the time between two.
+    pub first_token: Option<Duration>,
+    pub inter_token: Option<Duration>,
     pub block_size: usize,
     /// Whether prefill and decode may run on different workers.
     pub may_split: bool,
@@ -83,6 +86,9 @@ pub struct Load {
     pub prefill_tokens_per_second: f32,
     /// 0: unknown.
     pub decode_step_ms: f32,
+    /// Time between two tokens of a sequence there, lately, prompts computed in
+    /// between counted in; 0: unknown.
+    pub inter_token_ms: f32,
     /// Queued tokens, cached ones counted in, that it gets through while it has
     /// a queue; 0: unknown.
     pub drain_tokens_per_second: f32,

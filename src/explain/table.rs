@@ -33,12 +33,27 @@ struct PlanOption {
     queue_ms: f64,
     prefill_ms: f64,
     transfer_ms: f64,
-    decode_ms: f64,
     memory_ms: f64,
+    others_ms: f64,
+    decode_ms: f64,
+    stream_ms: f64,
+    role_ms: f64,
+    objectives_ms: f64,
 }
 
-const OPTIONS: [&str; 8] = [
-    "decode", "prefill", "cost ms", "queue", "prefill", "transfer", "decode", "memory",
+const OPTIONS: [&str; 12] = [
+    "decode",
+    "prefill",
+    "cost ms",
+    "queue",
+    "prefill",
+    "transfer",
+    "memory",
+    "others",
+    "decode",
+    "stream",
+    "role",
+    "objectives",
 ];
 const WORKERS: [&str; 6] = [
     "worker",
@@ -69,7 +84,7 @@ impl fmt::Display for Explanation {
 }
 
 impl PlanOption {
-    fn row(&self) -> [String; 8] {
+    fn row(&self) -> [String; 12] {
         let ms = |value: f64| format!("{value:.3}");
         [
             self.decode.clone(),
@@ -78,8 +93,12 @@ impl PlanOption {
             ms(self.queue_ms),
             ms(self.prefill_ms),
             ms(self.transfer_ms),
-            ms(self.decode_ms),
             ms(self.memory_ms),
+            ms(self.others_ms),
+            ms(self.decode_ms),
+            ms(self.stream_ms),
+            ms(self.role_ms),
+            ms(self.objectives_ms),
         ]
     }
 }
@@ -135,7 +154,8 @@ mod tests {
         let option = |decode: &str, cost: f64| {
             json!({
                 "decode": decode, "prefill": null, "cost_ms": cost, "queue_ms": 0.0,
-                "prefill_ms": cost, "transfer_ms": 0.0, "decode_ms": 0.0, "memory_ms": 0.0,
+                "prefill_ms": cost, "transfer_ms": 0.0, "memory_ms": 0.0, "others_ms": 0.0,
+                "decode_ms": 0.0, "stream_ms": 0.0, "role_ms": 0.0, "objectives_ms": 0.0,
             })
         };
         let worker = |name: &str, cached: u64| {
@@ -154,9 +174,9 @@ mod tests {
 b would take it whole
 chosen by policy cost
 
-decode  prefill  cost ms  queue  prefill  transfer  decode  memory
-b       -          1.500  0.000    1.500     0.000   0.000   0.000
-a       -         12.250  0.000   12.250     0.000   0.000   0.000
+decode  prefill  cost ms  queue  prefill  transfer  memory  others  decode  stream   role  objectives
+b       -          1.500  0.000    1.500     0.000   0.000   0.000   0.000   0.000  0.000       0.000
+a       -         12.250  0.000   12.250     0.000   0.000   0.000   0.000   0.000  0.000       0.000
 
 worker  role  cached tokens  queued tokens  sequences  free blocks
 a       both              0              0          3          900

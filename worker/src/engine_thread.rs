@@ -318,7 +318,8 @@ impl EngineThread {
 
     fn deliver(&mut self, outputs: Vec<Output>) {
         let now = self.began.elapsed();
-        for output in outputs {
+        let is_new = |id| self.live.get(&id).is_some_and(Live::awaits_first_token);
+        for output in live::first_tokens_first(outputs, is_new) {
             let id = output.id();
             // An aborted sequence may still be told of by the step it was in.
             let Some(live) = self.live.get_mut(&id) else {
@@ -371,6 +372,7 @@ impl EngineThread {
             status.prefill_tokens_per_second = rates.prefill_tokens_per_second();
             status.drain_tokens_per_second = rates.drain_tokens_per_second();
             status.decode_step_ms = rates.decode_step_ms();
+            status.inter_token_ms = rates.inter_token_ms();
         });
         let metrics = &self.publish.metrics;
         metrics.set_load(&self.publish.feed.status());

@@ -44,6 +44,7 @@ pub struct WorkerStatus {
     pub prefill_tokens_per_second: f32,
     /// 0 while unknown.
     pub decode_step_ms: f32,
+    pub inter_token_ms: f32,
     /// 0 while unknown.
     pub drain_tokens_per_second: f32,
     pub draining: bool,

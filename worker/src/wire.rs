@@ -158,6 +158,7 @@ fn worker_status(status: WorkerStatus, pulse: Pulse) -> pb::Status {
         cached_blocks: status.cached_blocks as u32,
         prefill_tokens_per_second: status.prefill_tokens_per_second,
         decode_step_ms: status.decode_step_ms,
+        inter_token_ms: status.inter_token_ms,
         drain_tokens_per_second: status.drain_tokens_per_second,
         draining: status.draining,
         not_ready: status.not_ready,

@@ -19,7 +19,8 @@ use crate::figures::{Objectives, RunInfo};
 use crate::report::{Document, PolicyPoint, Report, cluster_table, csv, html};
 use crate::report::{count, policies_table, table};
 use crate::simulate::{
-    Fault, Keep, Length, Network, Profiles, Scenario, SimPolicy, Simulated, saturation, simulate,
+    Fault, Keep, Length, Network, Profiles, Scenario, SimPolicy, Simulated, Told, saturation,
+    simulate,
 };
 use crate::workload::{self, WorkloadConfig};
 
@@ -131,6 +132,9 @@ pub(super) struct Args {
     /// ttft=500ms,itl=50ms,e2e=10s
     #[arg(long, value_name = "OBJECTIVES", help_heading = "Reports")]
     slo: Option<Objectives>,
+    /// Requests carry --slo as their objectives: ttft, and itl or tpot
+    #[arg(long, requires = "slo", help_heading = "Reports")]
+    tell_slo: bool,
     /// Write the figures of all policies, and the records of the first
     #[arg(long, value_name = "FILE", help_heading = "Reports")]
     json: Option<PathBuf>,
@@ -233,6 +237,14 @@ impl Args {
         Ok(self.load.iter().map(at).collect())
     }
 
+    fn told(&self) -> Told {
+        let slo = self.slo.as_ref().filter(|_| self.tell_slo);
+        Told {
+            first_token: slo.and_then(Objectives::first_token),
+            inter_token: slo.and_then(Objectives::inter_token),
+        }
+    }
+
     fn scenario(&self) -> Result<Scenario, Mistakes> {
         let mut mistakes = Vec::new();
         self.workload.check(&mut mistakes);
@@ -288,6 +300,7 @@ impl Args {
         Ok(Scenario {
             workers,
             routers: self.routers,
+            told: self.told(),
             admission: admission::Config {
                 max_concurrent_requests: self.max_concurrent_requests.unwrap_or(usize::MAX),
                 max_queued_requests: self.max_queued_requests.unwrap_or(usize::MAX),

@@ -75,6 +75,22 @@ impl Objectives {
         self.0.is_empty()
     }
 
+    /// To the first token.
+    pub fn first_token(&self) -> Option<Duration> {
+        self.0.iter().find_map(|objective| match objective {
+            Objective::Ttft(limit) => Some(*limit),
+            _ => None,
+        })
+    }
+
+    /// Between two tokens: of the request's own latencies whichever was named.
+    pub fn inter_token(&self) -> Option<Duration> {
+        self.0.iter().find_map(|objective| match objective {
+            Objective::Itl(_, limit) | Objective::Tpot(limit) => Some(*limit),
+            _ => None,
+        })
+    }
+
     pub fn are_met_by(&self, record: &Record) -> bool {
         self.judge(record, &Sample::of(record), &mut Misses::default())
     }

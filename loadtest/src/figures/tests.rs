@@ -389,3 +389,13 @@ fn goodput_counts_failures_as_misses() {
     assert_eq!(goodput.share, 0.99);
     assert!(goodput.holds(0.99) && !goodput.holds(0.991));
 }
+
+#[test]
+fn what_can_be_told_of_objectives_is_their_limits_for_tokens() {
+    let told: Objectives = "e2e=9s,itl.mean=50ms,ttft=2s".parse().unwrap();
+    assert_eq!(told.first_token(), Some(Duration::from_secs(2)));
+    assert_eq!(told.inter_token(), Some(Duration::from_millis(50)));
+    let other: Objectives = "tpot=20ms".parse().unwrap();
+    assert_eq!(other.first_token(), None);
+    assert_eq!(other.inter_token(), Some(Duration::from_millis(20)));
+}

@@ -85,6 +85,7 @@ fn scenario(workers: impl Iterator<Item = WorkerSpec>) -> Scenario {
         workers: workers.collect(),
         routers: 1,
         admission: unlimited(),
+        told: Told::default(),
         network: Network {
             delay: ms(1),
             event_delay: ms(2),
@@ -221,7 +222,7 @@ fn workers_may_fail_return_leave_and_join_and_nothing_is_lost() {
                 .chain(specs(2, Role::Decode))
                 .collect(),
         };
-        let spec = workers[0].clone();
+        let spec = workers[3].clone();
         let mut scenario = scenario(workers.into_iter());
         scenario.arrival = open("100");
         scenario.network.event_loss = 0.2;

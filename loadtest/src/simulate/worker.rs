@@ -245,6 +245,7 @@ impl Worker {
             prefill_tokens_per_second: rates.prefill_tokens_per_second(),
             drain_tokens_per_second: rates.drain_tokens_per_second(),
             decode_step_ms: rates.decode_step_ms(),
+            inter_token_ms: rates.inter_token_ms(),
             accepted: Some(self.accepted),
         }
     }

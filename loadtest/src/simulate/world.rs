@@ -247,9 +247,14 @@ impl<'a> World<'a> {
             return;
         };
         active.hash(&self.scope, self.block_size);
+        let router = &mut self.routers[active.router];
+        let told = self.scenario.told;
+        let waited = self.now.saturating_sub(active.scheduled);
         let ask = Ask {
             prompt_tokens: active.tokens(),
             max_tokens: active.remaining(),
+            first_token: told.first_token.map(|it| it.saturating_sub(waited)),
+            inter_token: told.inter_token,
             block_size: self.block_size,
             may_split: active.remaining() > 1,
             hashes: &active.short_hashes,
@@ -257,7 +262,7 @@ impl<'a> World<'a> {
             now: self.now,
             random: self.draws.random(),
         };
-        let placed = self.routers[active.router].place(&ask, &active.excluded);
+        let placed = router.place(&ask, &active.excluded);
         active.placed = placed;
         let Some(placed) = placed else {
             return self.finish(number, Outcome::Status(503));

@@ -103,7 +103,7 @@ async fn only_the_sheddable_do_not_wait_past_their_first_token() {
     let objective = Duration::from_secs(1);
     let with = |priority| Objectives {
         priority,
-        time_to_first_token: Some(objective),
+        first_token_by: Some(Instant::now() + objective),
         ..Objectives::default()
     };
     let low = admission.admit(&request(), &with(-1)).await;

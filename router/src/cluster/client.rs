@@ -55,6 +55,7 @@ pub struct WorkerStatus {
     pub total_blocks: u32,
     pub prefill_tokens_per_second: f32,
     pub decode_step_ms: f32,
+    pub inter_token_ms: f32,
     pub drain_tokens_per_second: f32,
     /// Sequences it has taken in within its epoch; `None`: it does not say.
     pub accepted: Option<u64>,

@@ -39,6 +39,9 @@ pub struct ExplainedOption {
     pub prefill_ms: f64,
     pub transfer_ms: f64,
     pub decode_ms: f64,
+    pub stream_ms: f64,
+    pub role_ms: f64,
+    pub objectives_ms: f64,
     pub others_ms: f64,
     pub memory_ms: f64,
 }
@@ -102,6 +105,9 @@ impl ExplainedOption {
             prefill_ms: rounded(option.cost.prefill),
             transfer_ms: rounded(option.cost.transfer),
             decode_ms: rounded(option.cost.decode),
+            stream_ms: rounded(option.cost.stream),
+            role_ms: rounded(option.cost.role),
+            objectives_ms: rounded(option.cost.objectives),
             others_ms: rounded(option.cost.others),
             memory_ms: rounded(option.cost.memory),
         }

@@ -185,6 +185,7 @@ impl State {
                 total_blocks: status.total_blocks,
                 prefill_tokens_per_second: status.prefill_tokens_per_second,
                 decode_step_ms: status.decode_step_ms,
+                inter_token_ms: status.inter_token_ms,
                 drain_tokens_per_second: status.drain_tokens_per_second,
                 waiting: status.waiting,
                 accepted: status.accepted,

@@ -45,6 +45,8 @@ pub struct Report {
     /// 0: unknown.
     pub decode_step_ms: f32,
     /// 0: unknown.
+    pub inter_token_ms: f32,
+    /// 0: unknown.
     pub drain_tokens_per_second: f32,
     /// Sequences that it has taken in since its start. `None`: it does not count
     /// them.
@@ -389,6 +391,7 @@ impl Worker {
             total_blocks: report.total_blocks,
             prefill_tokens_per_second: report.prefill_tokens_per_second,
             decode_step_ms: report.decode_step_ms,
+            inter_token_ms: report.inter_token_ms,
             drain_tokens_per_second: report.drain_tokens_per_second,
             waiting: report.waiting + more.sequences,
         }

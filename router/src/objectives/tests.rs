@@ -50,12 +50,13 @@ fn llm_ds_headers_are_understood_by_both_their_names() {
         ("x-slo-tpot-ms", "12.5"),
     ]);
     assert_eq!(new, old);
-    let objectives = objectives(new, Hints::default());
+    let now = Instant::now();
+    let objectives = Objectives::new(new, Hints::default(), &config(), now);
     assert_eq!(&*objectives.tenant, "team-a");
     assert_eq!(objectives.priority, -5);
     assert_eq!(
-        objectives.time_to_first_token,
-        Some(Duration::from_millis(250))
+        objectives.first_token_by,
+        Some(now + Duration::from_millis(250))
     );
     assert_eq!(
         objectives.inter_token_latency,

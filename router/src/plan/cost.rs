@@ -5,6 +5,8 @@
 //! its decode worker costs, so that the best pair is the best of each: time is
 //! linear in the number of workers.
 
+use std::time::Duration;
+
 use super::{Ask, Candidate, Choice, Parts, Policy};
 
 /// Rates assumed while no worker has reported any.
@@ -26,6 +28,14 @@ const BESIDE: f64 = 0.25;
 /// A worker meant for decoding computes what takes no longer than so many of its
 /// steps, if that is cheaper than to send for it.
 const SHORT_STEPS: f64 = 4.0;
+/// What is longer costs it so many times its own time besides: it computes what
+/// those meant for it would keep waiting for longer than that.
+const OUT_OF_ROLE: f64 = 2.0;
+/// A millisecond more between an answer's tokens weighs as much as so many before
+/// the first.
+const STREAM: f64 = 30.0;
+/// What is beyond an objective counts so much more.
+const MISSED: f64 = 4.0;
 /// Options that cost the same but for this are equals.
 const SAME_MS: f64 = 1e-6;
 
@@ -42,6 +52,12 @@ pub struct Cost {
     pub others: f64,
     /// What the sequence and the decode worker's load slow each other down.
     pub decode: f64,
+    /// For how slowly the answer's tokens follow one another.
+    pub stream: f64,
+    /// Of work that the worker is not meant for.
+    pub role: f64,
+    /// Of objectives that would be missed.
+    pub objectives: f64,
     /// Until the decode worker has blocks for it.
     pub memory: f64,
 }
@@ -217,12 +233,10 @@ impl<'a> Costs<'a> {
         }
     }
 
-    /// Whether `worker`, which decodes, may compute the prompt too. What is short
-    /// shows only once something is known of their speed.
+    /// Whether `worker`, which decodes, may compute the prompt too. Until something
+    /// is known of their speed, workers keep to their roles.
     fn computes_alone(&self, worker: &Candidate) -> bool {
-        let short = SHORT_STEPS * self.step_ms(worker);
-        let is_short = self.are_known && self.prefill(worker) <= short;
-        is_short || self.parts.computes_alone(self.ask, worker)
+        self.are_known || self.parts.computes_alone(self.ask, worker)
     }
 
     /// Whether `worker`, which decodes, may have the prompt computed elsewhere.
@@ -233,24 +247,25 @@ impl<'a> Costs<'a> {
     /// One worker does all. Its running sequences pause while it computes the
     /// prompt.
     fn undivided(&self, worker: &Candidate) -> Cost {
-        let prefill = self.prefill(worker);
-        let running = worker.load.sequences.saturating_sub(worker.load.waiting);
+        let (queue, prefill) = (self.queue(worker), self.prefill(worker));
+        let pauses = PAUSE * f64::from(running(worker));
         Cost {
-            queue: self.queue(worker),
+            queue,
             prefill,
-            transfer: 0.0,
-            others: (OTHERS + PAUSE * f64::from(running)) * prefill,
-            decode: self.decode(worker),
-            memory: self.memory(worker),
-        }
+            others: (OTHERS + pauses) * prefill,
+            role: self.out_of_role(worker, prefill),
+            objectives: self.late(queue + prefill),
+            ..Cost::default()
+        } + self.generate(worker)
     }
 
     fn of_prefill(&self, worker: &Candidate) -> Cost {
-        let prefill = self.prefill(worker);
+        let (queue, prefill) = (self.queue(worker), self.prefill(worker));
         Cost {
-            queue: self.queue(worker),
+            queue,
             prefill,
             others: OTHERS * prefill,
+            objectives: self.late(queue + prefill),
             ..Cost::default()
         }
     }
@@ -260,10 +275,37 @@ impl<'a> Costs<'a> {
         let missing = self.ask.uncached(worker) as f64;
         Cost {
             transfer: SPLIT_MS + missing * TRANSFER_MS_PER_TOKEN,
-            decode: self.decode(worker),
+            ..Cost::default()
+        } + self.generate(worker)
+    }
+
+    /// Of what comes after the prompt.
+    fn generate(&self, worker: &Candidate) -> Cost {
+        let inter_token = self.inter_token_ms(worker);
+        let objective = self.ask.inter_token.map_or(f64::INFINITY, in_ms);
+        Cost {
+            // For every sequence that shares the worker.
+            decode: BESIDE * self.step_ms(worker) * f64::from(worker.load.sequences),
+            stream: STREAM * inter_token,
+            objectives: MISSED * STREAM * (inter_token - objective).max(0.0),
             memory: self.memory(worker),
             ..Cost::default()
         }
+    }
+
+    /// What it costs a worker meant for decoding to compute for so long.
+    fn out_of_role(&self, worker: &Candidate, prefill: f64) -> f64 {
+        let short = SHORT_STEPS * self.step_ms(worker);
+        match prefill <= short || self.parts.computes_alone(self.ask, worker) {
+            true => 0.0,
+            false => OUT_OF_ROLE * prefill,
+        }
+    }
+
+    /// What it costs that the first token comes after so long.
+    fn late(&self, first_token: f64) -> f64 {
+        let objective = self.ask.first_token.map_or(f64::INFINITY, in_ms);
+        MISSED * (first_token - objective).max(0.0)
     }
 
     fn prefill(&self, worker: &Candidate) -> f64 {
@@ -279,13 +321,12 @@ impl<'a> Costs<'a> {
         worker.load.queued_tokens as f64 / drain
     }
 
-    /// For every sequence that shares the worker.
-    fn decode(&self, worker: &Candidate) -> f64 {
-        BESIDE * self.step_ms(worker) * f64::from(worker.load.sequences)
-    }
-
-    /// Blocks that are missing come free about one a step.
+    /// Blocks that are missing come free about one a step. A worker that has not
+    /// reported is taken to have them.
     fn memory(&self, worker: &Candidate) -> f64 {
+        if worker.load.total_blocks == 0 {
+            return 0.0;
+        }
         let needed = self
             .ask
             .uncached(worker)
@@ -303,11 +344,22 @@ impl<'a> Costs<'a> {
     fn step_ms(&self, worker: &Candidate) -> f64 {
         known(worker.load.decode_step_ms).unwrap_or(self.step_ms)
     }
+
+    /// As it lately was; but what a worker with nothing to do last saw says nothing
+    /// of what it would do now.
+    fn inter_token_ms(&self, worker: &Candidate) -> f64 {
+        let step = self.step_ms(worker);
+        match known(worker.load.inter_token_ms) {
+            Some(lately) if running(worker) > 0 => lately.max(step),
+            _ => step,
+        }
+    }
 }
 
 impl Cost {
     pub fn total(&self) -> f64 {
-        self.queue + self.prefill + self.transfer + self.others + self.decode + self.memory
+        let first = self.queue + self.prefill + self.transfer + self.memory;
+        first + self.others + self.decode + self.stream + self.role + self.objectives
     }
 }
 
@@ -321,9 +373,21 @@ impl std::ops::Add for Cost {
             transfer: self.transfer + other.transfer,
             others: self.others + other.others,
             decode: self.decode + other.decode,
+            stream: self.stream + other.stream,
+            role: self.role + other.role,
+            objectives: self.objectives + other.objectives,
             memory: self.memory + other.memory,
         }
     }
+}
+
+/// Sequences that decode there.
+fn running(worker: &Candidate) -> u32 {
+    worker.load.sequences.saturating_sub(worker.load.waiting)
+}
+
+fn in_ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }
 
 /// A reported rate; `None` if there is none yet.

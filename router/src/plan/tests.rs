@@ -6,6 +6,8 @@ use super::*;
 const ASK: Ask<'static> = Ask {
     prompt_tokens: 160,
     max_tokens: 100,
+    first_token: None,
+    inter_token: None,
     block_size: 16,
     may_split: true,
     hashes: &[],
@@ -21,8 +23,10 @@ fn candidate(worker: u32, role: Role) -> Candidate {
         cached_tokens: 0,
         load: Load {
             free_blocks: 1000,
+            total_blocks: 1000,
             prefill_tokens_per_second: 1000.0,
             decode_step_ms: 10.0,
+            inter_token_ms: 0.0,
             ..Load::default()
         },
     }
@@ -51,7 +55,7 @@ fn a_decode_worker_computes_itself_what_takes_few_steps() {
     let mut workers = [candidate(0, Role::Prefill), candidate(1, Role::Decode)];
     workers[1].cached_tokens = 128;
     assert_eq!(choice(&ASK, &workers), Some((None, 1)));
-    workers[1].cached_tokens = 112;
+    workers[1].cached_tokens = 64;
     assert_eq!(choice(&ASK, &workers), Some((Some(0), 1)));
     // Unless another is faster.
     workers[1].cached_tokens = 128;
@@ -67,13 +71,69 @@ fn a_decode_worker_computes_itself_what_takes_few_steps() {
 fn generates_where_steps_are_short() {
     let mut workers = [candidate(0, Role::Both), candidate(1, Role::Both)];
     workers[0].load.decode_step_ms = 30.0;
-    workers[1].load.queued_tokens = 100;
+    workers[1].load.queued_tokens = 700;
     for worker in &mut workers {
         worker.load.sequences = 40;
     }
     assert_eq!(choice(&ASK, &workers), Some((None, 1)));
-    workers[1].load.queued_tokens = 400;
+    workers[1].load.queued_tokens = 900;
     assert_eq!(choice(&ASK, &workers), Some((None, 0)));
+}
+
+#[test]
+fn a_decode_worker_computes_what_would_wait_too_long_elsewhere() {
+    let mut workers = [candidate(0, Role::Prefill), candidate(1, Role::Decode)];
+    // Computing takes 160 ms.
+    workers[0].load.queued_tokens = 300;
+    assert_eq!(choice(&ASK, &workers), Some((Some(0), 1)));
+    workers[0].load.queued_tokens = 350;
+    assert_eq!(choice(&ASK, &workers), Some((None, 1)));
+    // While no rates are known, never.
+    for worker in &mut workers {
+        worker.load.prefill_tokens_per_second = 0.0;
+        worker.load.decode_step_ms = 0.0;
+    }
+    workers[0].load.queued_tokens = 1_000_000;
+    assert_eq!(choice(&ASK, &workers), Some((Some(0), 1)));
+}
+
+#[test]
+fn goes_where_tokens_follow_one_another_fast() {
+    let mut workers = [candidate(0, Role::Both), candidate(1, Role::Both)];
+    for worker in &mut workers {
+        worker.load.sequences = 5;
+        worker.load.inter_token_ms = 12.0;
+    }
+    workers[0].load.inter_token_ms = 25.0;
+    workers[1].load.queued_tokens = 100;
+    assert_eq!(choice(&ASK, &workers), Some((None, 1)));
+    // A worker that runs nothing may have been slow; it would not be now.
+    workers[0].load.waiting = 5;
+    assert_eq!(choice(&ASK, &workers), Some((None, 0)));
+}
+
+#[test]
+fn keeps_to_objectives_where_it_can() {
+    let mut workers = [candidate(0, Role::Both), candidate(1, Role::Both)];
+    for worker in &mut workers {
+        worker.load.sequences = 5;
+        worker.load.inter_token_ms = 15.0;
+    }
+    workers[1].load.queued_tokens = 30;
+    workers[1].load.inter_token_ms = 14.2;
+    assert_eq!(choice(&ASK, &workers), Some((None, 0)));
+    let steady = Ask {
+        inter_token: Some(Duration::from_millis(14)),
+        ..ASK
+    };
+    assert_eq!(choice(&steady, &workers), Some((None, 1)));
+    workers[1].load.inter_token_ms = 13.5;
+    assert_eq!(choice(&ASK, &workers), Some((None, 1)));
+    let soon = Ask {
+        first_token: Some(Duration::from_millis(165)),
+        ..ASK
+    };
+    assert_eq!(choice(&soon, &workers), Some((None, 0)));
 }
 
 #[test]
@@ -117,6 +177,11 @@ fn avoids_a_worker_without_blocks() {
     let mut workers = [candidate(0, Role::Both), candidate(1, Role::Both)];
     workers[0].load.free_blocks = 2;
     assert_eq!(choice(&ASK, &workers), Some((None, 1)));
+    // Of one that has not reported nothing is known.
+    workers[1].load.queued_tokens = 1;
+    workers[0].load.free_blocks = 0;
+    workers[0].load.total_blocks = 0;
+    assert_eq!(choice(&ASK, &workers), Some((None, 0)));
 }
 
 #[test]
@@ -176,6 +241,7 @@ fn any_candidate(worker: u32) -> impl Strategy<Value = Candidate> {
             total_blocks: 2000,
             prefill_tokens_per_second: load.3,
             decode_step_ms: load.4,
+            inter_token_ms: load.4 * 2.0,
             drain_tokens_per_second: load.3 / 2.0,
             waiting: load.1 / 2,
         },

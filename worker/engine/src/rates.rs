@@ -24,6 +24,8 @@ pub struct StepTime {
 
 /// Time after which a step counts for 1/e in the rate of the queue.
 const DRAIN_MEMORY_SECONDS: f64 = 5.0;
+/// Time after which a step counts for 1/e in the time between two tokens.
+const INTER_TOKEN_MEMORY_SECONDS: f64 = 3.0;
 /// Until so much time has been seen, the rate of the queue is mostly that of
 /// prefill.
 const DRAIN_PRIOR_SECONDS: f64 = 0.2;
@@ -40,6 +42,9 @@ pub struct Rates {
     /// Steps that left sequences waiting: tokens that left the queue, and
     /// seconds; older ones count less.
     drained: (f64, f64),
+    /// Steps in which sequences decoded: their number, and seconds; older ones
+    /// count less.
+    decoded: (f64, f64),
     /// All steps.
     all: VecDeque<Duration>,
 }
@@ -52,6 +57,11 @@ impl Rates {
             let tokens = (step.prefill_tokens + step.cached_tokens) as f64;
             self.drained.0 = self.drained.0 * keeps + tokens;
             self.drained.1 = self.drained.1 * keeps + seconds;
+        }
+        if step.decode_tokens > 0 {
+            let keeps = (-seconds / INTER_TOKEN_MEMORY_SECONDS).exp();
+            self.decoded.0 = self.decoded.0 * keeps + 1.0;
+            self.decoded.1 = self.decoded.1 * keeps + seconds;
         }
         push(&mut self.all, step.time);
         if step.prefill_tokens == 0 {
@@ -121,6 +131,16 @@ impl Rates {
     /// 0 while unknown.
     pub fn decode_step_ms(&self) -> f32 {
         self.decode_step().map_or(0.0, |seconds| seconds * 1e3) as f32
+    }
+
+    /// Mean time between two tokens of a sequence that decodes, prompts computed in
+    /// between counted in; 0 while unknown.
+    pub fn inter_token_ms(&self) -> f32 {
+        let (steps, seconds) = self.decoded;
+        match steps > 0.0 {
+            true => (seconds / steps * 1e3) as f32,
+            false => 0.0,
+        }
     }
 
     /// 0 while unknown.
@@ -209,6 +229,17 @@ mod tests {
         }
         let rate = rates.drain_tokens_per_second();
         assert!((1350.0..2500.0).contains(&rate), "{rate}");
+    }
+
+    #[test]
+    fn prompts_computed_in_between_hold_tokens_up() {
+        assert_eq!(rates(&[(100, 0, 70)]).inter_token_ms(), 0.0);
+        let mixed = rates(&[(0, 3, 10), (100, 3, 90)]).inter_token_ms();
+        assert!((50.0..52.0).contains(&mixed), "{mixed}");
+        let mut steps = vec![(0, 3, 90); 20];
+        steps.extend([(0, 3, 10); 900]);
+        let later = rates(&steps).inter_token_ms();
+        assert!((10.0..11.0).contains(&later), "{later}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use engine::Output;
+use engine::{Output, SequenceId};
 use proto::ErrorCode;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
@@ -31,6 +31,10 @@ impl Live {
             clock: StageClock::start(now),
             prompt_tokens,
         }
+    }
+
+    pub(super) fn awaits_first_token(&self) -> bool {
+        self.clock.stage() != Stage::Decode
     }
 
     pub(super) fn times(&self, now: Duration) -> StageTimes {
@@ -116,5 +120,40 @@ impl Live {
             metrics.record_first_token(&self.clock.times(now));
         }
         metrics.count_generated(tokens);
+    }
+}
+
+/// A step's outputs in the order in which they are told: those of sequences that
+/// await their first token come first, as whatever is told before keeps their
+/// readers waiting. Each sequence's own stay in order.
+pub(super) fn first_tokens_first(
+    outputs: Vec<Output>,
+    awaits_first: impl Fn(SequenceId) -> bool,
+) -> Vec<Output> {
+    let is_first = |output: &Output| awaits_first(output.id());
+    let (mut told, rest): (Vec<_>, Vec<_>) = outputs.into_iter().partition(is_first);
+    told.extend(rest);
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_tokens_are_told_before_the_batch_and_in_order() {
+        let started = |id| Output::Started {
+            id: SequenceId(id),
+            cached_tokens: 0,
+        };
+        let tokens = |id, index| Output::Tokens {
+            id: SequenceId(id),
+            index,
+            tokens: Vec::new(),
+        };
+        let outputs = vec![tokens(1, 7), started(3), tokens(2, 9), tokens(3, 0)];
+        let told = first_tokens_first(outputs, |id| id == SequenceId(3));
+        let expected = [started(3), tokens(3, 0), tokens(1, 7), tokens(2, 9)];
+        assert_eq!(told, expected);
     }
 }

@@ -224,6 +224,7 @@ fn worker_status(status: &wire::Status) -> WorkerStatus {
         total_blocks: status.total_blocks,
         prefill_tokens_per_second: status.prefill_tokens_per_second,
         decode_step_ms: status.decode_step_ms,
+        inter_token_ms: status.inter_token_ms,
         drain_tokens_per_second: status.drain_tokens_per_second,
         waiting: status.waiting_sequences,
         accepted: status.accepted_sequences,

@@ -7,6 +7,8 @@ use crate::tokenize::fixture;
 const ASK: Ask<'static> = Ask {
     prompt_tokens: 1000,
     max_tokens: 10,
+    first_token: None,
+    inter_token: None,
     block_size: 16,
     may_split: true,
     hashes: &[],

@@ -77,6 +77,7 @@ mod tests {
         total_blocks: 2000,
         prefill_tokens_per_second: 10_000.0,
         decode_step_ms: 10.0,
+        inter_token_ms: 0.0,
         drain_tokens_per_second: 0.0,
     };
 

@@ -8,6 +8,8 @@ use crate::plan::{Load, Role};
 const ASK: Ask<'static> = Ask {
     prompt_tokens: 64,
     max_tokens: 8,
+    first_token: None,
+    inter_token: None,
     block_size: 16,
     may_split: true,
     hashes: &[1, 2, 3, 4],
