@@ -14,8 +14,8 @@ use crate::failure::Failure;
 /// Of everything a request says of its grammar.
 const MAX_BYTES: usize = 512 * 1024;
 
-/// JSON may be laid out freely, but a model that only makes room gets on.
-const WHITESPACE: &str = r"[ \n\r\t]{1,40}";
+/// JSON is laid out on a line or indented; a model that only makes room gets on.
+const WHITESPACE: &str = r" |\n[ \t]{0,32}";
 
 /// A grammar's content, by which compiled ones are kept.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
