@@ -22,6 +22,8 @@ pub(super) struct Active {
     output: Output,
     /// Its place among the running.
     pub(super) permit: Option<queue::Turn>,
+    /// When it had its turn.
+    pub(super) began: Duration,
     pub(super) router: usize,
     prompt_tokens: usize,
     /// Prompt and generated tokens.
@@ -54,6 +56,7 @@ impl Active {
             priority: request.priority,
             output: request.output,
             permit: None,
+            began: Duration::ZERO,
             router,
             prompt_tokens: tokens.len(),
             tokens,

@@ -91,7 +91,14 @@ impl World<'_> {
 
     /// Remembers who serves the request of `task`, whose first token is there.
     fn served(&mut self, task: Task) {
-        let Some(placed) = self.current(task).and_then(|it| it.placed) else {
+        let now = self.now;
+        let Some(active) = self.current(task) else {
+            return;
+        };
+        let (router, took) = (active.router, now.saturating_sub(active.began));
+        let placed = active.placed;
+        self.routers[router].lead.learn(took);
+        let Some(placed) = placed else {
             return;
         };
         let prefill = placed
