@@ -15,7 +15,7 @@ use crate::failure::Failure;
 const MAX_BYTES: usize = 512 * 1024;
 
 /// JSON is laid out on a line or indented; a model that only makes room gets on.
-const WHITESPACE: &str = r" |\n[ \t]{0,32}";
+const WHITESPACE: &str = r" |\n[ \t]{0,16}";
 
 /// A grammar's content, by which compiled ones are kept.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
