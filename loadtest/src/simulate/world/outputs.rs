@@ -81,11 +81,11 @@ impl World<'_> {
                     }
                 }
             }
-            Output::Finished { .. } => {
+            Output::Finished { .. } | Output::Failed { .. } => {
                 self.workers[at].tasks.remove(&id);
                 self.queue.plan(heard, Event::Done(task));
             }
-            Output::HandOver { .. } | Output::PromptLogprobs { .. } => {}
+            Output::HandOver { .. } | Output::PromptLogprobs { .. } | Output::Embedding { .. } => {}
         }
     }
 
