@@ -43,6 +43,8 @@ fn malformed(what: &str) -> ApiError {
 
 pub(super) fn prompt(sequence: &Sequence, generated: &[u32]) -> wire::Prompt {
     let sampling = &sequence.sampling;
+    let banned = sampling.banned.iter().cloned();
+    let banned = banned.map(|ids| wire::TokenSequence { ids });
     wire::Prompt {
         request_id: format!("{}-{}", sequence.request_id, sequence.choice),
         token_ids: [&sequence.prompt, generated].concat(),
@@ -64,7 +66,7 @@ pub(super) fn prompt(sequence: &Sequence, generated: &[u32]) -> wire::Prompt {
             min_tokens: sampling.min_tokens as u32,
             logit_bias: sampling.logit_bias.iter().copied().collect(),
             allowed_token_ids: sampling.allowed_token_ids.clone(),
-            banned: sampling.banned.iter().map(token_sequence).collect(),
+            banned: banned.collect(),
         }),
         cache_salt: sequence.cache_salt.to_string(),
         constraint: sequence.constraint.as_deref().map(constraint),
@@ -79,10 +81,6 @@ fn pooling(pooling: Option<Pooling>) -> wire::Pooling {
         Some(Pooling::Last) => wire::Pooling::Last,
         Some(Pooling::Mean) => wire::Pooling::Mean,
     }
-}
-
-fn token_sequence(ids: &Vec<u32>) -> wire::TokenSequence {
-    wire::TokenSequence { ids: ids.clone() }
 }
 
 fn constraint(constraint: &Constraint) -> wire::Constraint {

@@ -45,9 +45,9 @@ async fn streamed_calls_begin_with_their_name_and_go_on_by_index() {
         let chunk: Value = serde_json::from_str(chunk).unwrap();
         let choice = &chunk["choices"][0];
         assert!(
-            !choice["delta"]["content"]
+            choice["delta"]["content"]
                 .as_str()
-                .is_some_and(|it| !it.is_empty())
+                .is_none_or(str::is_empty)
         );
         reason = choice["finish_reason"].clone();
         for delta in choice["delta"]["tool_calls"]
