@@ -1,7 +1,7 @@
 //! The decoder that all families are described as: layers of attention and a
 //! feed-forward network on a residual stream.
 
-use tensor::{Batch, Device, DeviceError, KvShape};
+use tensor::{Batch, Device, DeviceError, KvShape, Part};
 
 use crate::causal_lm::CausalLm;
 use crate::checkpoint::Checkpoint;
@@ -112,6 +112,7 @@ impl<D: Device, A: SelfAttention<D>> Decoder<D, A> {
         device.gather(&a.hidden, config.hidden_size, &self.inputs, &mut a.update)?;
         self.norm
             .forward(device, &a.update, outputs, &mut a.normed)?;
+        device.part(Part::Head);
         let (x, logits) = (&a.normed, &mut a.logits);
         match &self.lm_head {
             Some(head) => head.forward(device, x, outputs, logits)?,

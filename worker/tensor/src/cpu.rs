@@ -18,6 +18,7 @@ mod rows;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod timed;
 
 use crate::batch::Batch;
 use crate::device::Device;
@@ -36,6 +37,7 @@ pub use limits::Limits;
 pub use matrix::{Activations, Bf16Activations, Matrix};
 use pool::Pool;
 use product::{HeadProducts, same_shape};
+pub use timed::{Clock, Meter, Operation, Timed, Usage};
 
 type Result<T> = std::result::Result<T, DeviceError>;
 

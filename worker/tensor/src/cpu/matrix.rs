@@ -16,6 +16,7 @@ use super::compute::{Compute, On};
 #[cfg(target_arch = "x86_64")]
 use super::isa::Isa;
 use super::kernels::blocks::ROWS;
+use super::kernels::peaks::Numbers;
 use super::kernels::{ColumnsMut, FloatProduct, Operands, blocks};
 use crate::encoding::{Encoding, StoredMatrix};
 use crate::error::DeviceError;
@@ -111,6 +112,17 @@ impl Matrix {
             Weights::Packed(packed) => packed.decode_row(row, out),
             #[cfg(target_arch = "x86_64")]
             Weights::Tiled(tiled) => tiled.decode_row(row, out),
+        }
+    }
+
+    /// As what its numbers are multiplied.
+    pub(super) fn numbers(&self) -> Numbers {
+        match &self.weights {
+            Weights::Stored(_, Operands::Bf16Pairs) => Numbers::Bf16,
+            Weights::Stored(..) => Numbers::F32,
+            Weights::Packed(_) => Numbers::Bytes,
+            #[cfg(target_arch = "x86_64")]
+            Weights::Tiled(_) => Numbers::Bf16,
         }
     }
 
