@@ -43,7 +43,7 @@ fn every_phase_of_a_real_model_has_figures() {
     }
     let table = report.to_string();
     assert!(
-        table.contains("| | decode 1 | decode 3 | prefill 40 |"),
+        table.contains("|  | decode 1 | decode 3 | prefill 40 |"),
         "{table}"
     );
 }
