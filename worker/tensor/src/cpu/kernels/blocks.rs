@@ -59,10 +59,10 @@ macro_rules! entry_point {
             // SAFETY: the caller's contract is the callee's.
             unsafe {
                 match op.layout {
-                    BlockLayout::Q8 => groups::<$lines, Q8, $many, $groups>(op, x, out),
-                    BlockLayout::Q4 => groups::<$lines, Q4, $many, $groups>(op, x, out),
-                    BlockLayout::Q4K => groups::<$lines, Q4K, $many, $groups>(op, x, out),
-                    BlockLayout::Q6K => groups::<$lines, Q6K, $many, $groups>(op, x, out),
+                    BlockLayout::Q8 => groups::<$lines, Q8, $many, $groups, { 2 * $groups }>(op, x, out),
+                    BlockLayout::Q4 => groups::<$lines, Q4, $many, $groups, { 2 * $groups }>(op, x, out),
+                    BlockLayout::Q4K => groups::<$lines, Q4K, $many, $groups, { 2 * $groups }>(op, x, out),
+                    BlockLayout::Q6K => groups::<$lines, Q6K, $many, $groups, { 2 * $groups }>(op, x, out),
                 }
             }
         }
@@ -108,7 +108,7 @@ unsafe fn blocks_amx(op: &BlockWeights<'_>, x: &Quantized, out: &mut ColumnsMut<
             BlockLayout::Q8 => tiled::groups::<Hardware, Vnni, Q8>(op, x, out),
             BlockLayout::Q4 => tiled::groups::<Hardware, Vnni, Q4>(op, x, out),
             BlockLayout::Q4K => tiled::groups::<Hardware, Vnni, Q4K>(op, x, out),
-            BlockLayout::Q6K => groups::<Vnni, Q6K, 8, 2>(op, x, out),
+            BlockLayout::Q6K => groups::<Vnni, Q6K, 8, 2, 4>(op, x, out),
         }
     }
 }

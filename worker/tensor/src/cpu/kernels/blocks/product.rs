@@ -16,30 +16,40 @@ use crate::cpu::matrix::activations::{Quantized, TokenGroup};
 
 /// Weights that stay in the second-level cache while tokens pass.
 const STRIP_BYTES: usize = 256 * 1024;
-/// How far ahead weights are asked for: a single packed stream is too slow for
-/// the processor's own prefetching to keep memory busy.
-const AHEAD: usize = 4096;
+/// How far ahead each group's weights are asked for.
+const AHEAD: usize = 1024;
 
 /// Tokens whose integers are summed at once.
 const AT_ONCE: usize = 4;
 
 /// Computes all groups of rows of `out`, GROUPS of them at once with MANY
-/// tokens, and the rest in smaller tiles.
+/// tokens, and the rest in smaller tiles. A single token meets SINGLE groups at
+/// once: it only reads, and memory is read fastest in several streams.
 #[inline(always)]
-pub(super) unsafe fn groups<L: Lines, Q: Quants, const MANY: usize, const GROUPS: usize>(
+pub(super) unsafe fn groups<
+    L: Lines,
+    Q: Quants,
+    const MANY: usize,
+    const GROUPS: usize,
+    const SINGLE: usize,
+>(
     op: &BlockWeights<'_>,
     x: &Quantized,
     out: &mut ColumnsMut<'_>,
 ) {
     let groups = out.width().div_ceil(ROWS);
     let strip = (STRIP_BYTES / (op.blocks * Q::LINES * 64).max(1)).max(1);
-    let strip = strip.next_multiple_of(GROUPS);
+    let strip = strip.next_multiple_of(SINGLE);
     let mut first = 0;
     while first < groups {
         let end = (first + strip).min(groups);
         for tokens in x.groups() {
             let mut group = first;
             unsafe {
+                while tokens.len == 1 && group + SINGLE <= end {
+                    tile::<L, Q, 1, SINGLE>(op, group, &tokens, out);
+                    group += SINGLE;
+                }
                 while group + GROUPS <= end {
                     tiles::<L, Q, MANY, GROUPS>(op, group, &tokens, out);
                     group += GROUPS;
