@@ -4,7 +4,7 @@
 # runs it and `kvasir worker bench` in turn. Wants a quiet machine.
 #
 # usage: loadtest/peers/llama_cpp.sh [THREADS [ROUNDS [OPTION...]]], with
-# options of llama_cpp.py
+# options of llama_beside.py
 #
 # Needs python3 with venv, a C++ compiler, and about 4 GB of disk in PEERS
 # (target/peers unless set).
@@ -32,5 +32,5 @@ for encoding in Q8_0 Q4_0 BF16; do
     fi
 done
 cargo build --quiet --release -p kvasir
-"$python" "$scripts/llama_cpp.py" "${CARGO_TARGET_DIR:-target}/release/kvasir" "$peers" \
+"$python" "$scripts/llama_beside.py" "${CARGO_TARGET_DIR:-target}/release/kvasir" "$peers" \
     --threads "$threads" --rounds "$rounds" "${@:3}"

@@ -1,7 +1,7 @@
 """Kvasir beside llama.cpp: runs `kvasir worker bench` and llama_bench.py in turn
 on the same GGUF files, and prints medians, their ratios and the bars.
 
-usage: llama_cpp.py KVASIR FOLDER [--threads N] [--rounds N] [--json FILE]
+usage: llama_beside.py KVASIR FOLDER [--threads N] [--rounds N] [--json FILE]
                     [--encodings Q8_0,Q4_0,BF16] [--prompts 512,4096]
 
 FOLDER holds Q8_0.gguf and so on, as llama_model.py writes them; llama_cpp.sh
@@ -67,7 +67,7 @@ def turn(arguments: argparse.Namespace, encoding: str) -> dict:
         ours = json.load(report)
     command = [sys.executable, str(HERE / "llama_bench.py"), model, threads]
     command += ["1", "wall", ",".join(arguments.prompts)]
-    theirs = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    theirs = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return {"kvasir": ours, "llama.cpp": theirs}
 
 
