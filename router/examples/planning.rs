@@ -1,5 +1,5 @@
-//! What a planning decision costs: index lookup, cost of every worker, booking,
-//! as `cluster` does it, by 8 callers at once.
+//! What a planning decision costs: index lookup, cost of every worker, booking
+//! and prediction, as `cluster` does it, by 8 callers at once.
 //!
 //! `cargo run --release -p router --example planning`
 
@@ -94,7 +94,8 @@ fn view(workers: u32, blocks: usize, split: bool) -> View {
                 4..16 => blocks / 4,
                 _ => blocks / 16,
             };
-            view.apply(slot, &KvEvent::stored(0, hashes(prefix, depth)));
+            view.index()
+                .apply(slot, &KvEvent::stored(0, hashes(prefix, depth)));
         }
     }
     view
@@ -107,6 +108,7 @@ fn hashes(prefix: u64, blocks: usize) -> Vec<u64> {
 
 fn decide(view: &Mutex<(View, Box<dyn Policy>)>, blocks: usize, caller: usize) -> Vec<Duration> {
     let mut times = Vec::with_capacity(DECISIONS / CALLERS);
+    let index = view.lock().expect("no caller panics").0.index().clone();
     let mut random = caller as u64;
     for _ in 0..DECISIONS / CALLERS {
         random = random
@@ -126,16 +128,18 @@ fn decide(view: &Mutex<(View, Box<dyn Policy>)>, blocks: usize, caller: usize) -
             random,
         };
         let begun = Instant::now();
+        let overlaps = index.overlaps(&hashes, Duration::ZERO);
         let placed = {
             let mut locked = view.lock().expect("no caller panics");
             let (view, policy) = &mut *locked;
-            view.place(&mut **policy, 0, &ask, &Excluded::new())
+            let candidates = view.candidates(0, &ask, &overlaps, &Excluded::new());
+            let choice = policy.place(&ask, candidates).expect("there are workers");
+            view.book(&ask, choice)
         };
+        placed.predict(&index, &ask);
         times.push(begun.elapsed());
-        if let Some(placed) = placed {
-            let mut locked = view.lock().expect("no caller panics");
-            locked.0.release(placed.booking);
-        }
+        let mut locked = view.lock().expect("no caller panics");
+        locked.0.release(placed.booking);
     }
     times
 }

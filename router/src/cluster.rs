@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use kvcache_index::{HashScope, WorkerSlot};
+use kvcache_index::{HashScope, Overlaps, PrefixIndex, WorkerSlot};
 use proto::ErrorCode;
 use tokio::sync::{Notify, watch as watched};
 use tokio::time::Instant;
@@ -46,6 +46,8 @@ use state::State;
 #[derive(Debug)]
 pub struct Cluster {
     state: Mutex<State>,
+    /// That of `state`: lookups wait for nobody, and no plan waits for events.
+    index: Arc<PrefixIndex>,
     /// Locked after `state` where both are.
     health: Mutex<Health>,
     /// Held by the link that makes a model of its worker's files, until the
@@ -65,9 +67,17 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    pub fn new(policy: PolicyName, health: health::Config, metrics: Arc<Metrics>) -> Arc<Cluster> {
+    /// Without workers; its prefix index takes at most `index_memory` bytes.
+    pub fn new(
+        policy: PolicyName,
+        index_memory: usize,
+        health: health::Config,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Cluster> {
+        let state = State::new(policy, index_memory);
         Arc::new(Cluster {
-            state: Mutex::new(State::new(policy)),
+            index: state.index().clone(),
+            state: Mutex::new(state),
             health: Mutex::new(Health::new(health)),
             making: tokio::sync::Mutex::default(),
             released: Notify::new(),
@@ -146,8 +156,9 @@ impl Cluster {
         let _measured = self.metrics.measure_plan();
         let hashes = block_hashes(sequence, generated);
         let ask = self.ask(sequence, generated.len(), &hashes);
+        let overlaps = self.index.overlaps(ask.hashes, ask.now);
         let mut state = self.state();
-        let choice = self.choose(&mut state, sequence, &ask, excluded)?;
+        let choice = self.choose(&mut state, sequence, (&ask, &overlaps), excluded)?;
         let explanation = sequence.is_explained.then(|| {
             let explanation = Explanation::new(&ask, choice, &state);
             Arc::new(explanation.cut_for_header())
@@ -156,6 +167,7 @@ impl Cluster {
         let decode = state.reference(placed.decode);
         let prefill = placed.prefill.map(|slot| state.reference(slot));
         drop(state);
+        self.predict(&placed, &ask);
         let now = Instant::now().into_std();
         let mut health = self.health();
         for worker in std::iter::once(&decode).chain(&prefill) {
@@ -176,8 +188,9 @@ impl Cluster {
     pub fn explain(&self, sequence: &Sequence) -> Result<Explanation, ApiError> {
         let hashes = block_hashes(sequence, &[]);
         let ask = self.ask(sequence, 0, &hashes);
+        let overlaps = self.index.overlaps(ask.hashes, ask.now);
         let mut state = self.state();
-        let choice = self.choose(&mut state, sequence, &ask, &Excluded::new())?;
+        let choice = self.choose(&mut state, sequence, (&ask, &overlaps), &Excluded::new())?;
         Ok(Explanation::new(&ask, choice, &state))
     }
 
@@ -207,19 +220,30 @@ impl Cluster {
         &self,
         state: &mut State,
         sequence: &Sequence,
-        ask: &Ask<'_>,
+        (ask, overlaps): (&Ask<'_>, &Overlaps),
         excluded: &Excluded,
     ) -> Result<Choice, ApiError> {
         let shunned = self.health().shunned(Instant::now().into_std());
         let mut choice = None;
         if !shunned.is_empty() {
             let left_out = [excluded.as_slice(), &shunned].concat();
-            choice = state.choose(&sequence.model, ask, &left_out);
+            choice = state.choose(&sequence.model, ask, overlaps, &left_out);
         }
         // With nobody else, shunned workers are better than none.
         choice
-            .or_else(|| state.choose(&sequence.model, ask, excluded))
+            .or_else(|| state.choose(&sequence.model, ask, overlaps, excluded))
             .ok_or_else(|| no_worker(sequence))
+    }
+
+    /// See [`view::Placed::predict`]. A worker that left meanwhile has nothing.
+    fn predict(&self, placed: &view::Placed, ask: &Ask<'_>) {
+        placed.predict(&self.index, ask);
+        let state = self.state();
+        for slot in std::iter::once(placed.decode).chain(placed.prefill) {
+            if !state.has(slot) {
+                self.index.remove_worker(slot);
+            }
+        }
     }
 
     /// Resolves when a worker may take work that did not before; from the call

@@ -36,6 +36,10 @@ pub struct Config {
     /// How workers are chosen
     #[arg(long, value_name = "NAME", default_value_t, help = policy_help())]
     pub policy: PolicyName,
+    /// Memory for which worker holds which blocks, about 24 bytes for each; then
+    /// what was longest not used is forgotten
+    #[arg(long, default_value = "4GiB", value_name = "SIZE")]
+    pub index_memory: ByteSize,
     #[command(flatten)]
     pub admission: admission::Config,
     #[command(flatten)]

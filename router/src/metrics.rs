@@ -51,6 +51,7 @@ pub struct Metrics {
     /// 1 while the source of membership answers.
     pub membership_up: Gauge,
     pub index_blocks: Gauge,
+    pub index_bytes: Gauge,
     pub event_gaps: Counter,
     pub snapshots: Counter,
 }
@@ -103,6 +104,7 @@ impl Metrics {
             members: gauge!("kvasir_router_members"),
             membership_up: gauge!("kvasir_router_membership_up"),
             index_blocks: gauge!("kvasir_router_index_blocks"),
+            index_bytes: gauge!("kvasir_router_index_bytes"),
             event_gaps: counter!("kvasir_router_event_gaps_total"),
             snapshots: counter!("kvasir_router_snapshots_total"),
         }
@@ -282,6 +284,10 @@ fn describe() {
     describe_gauge!(
         "kvasir_router_index_blocks",
         "Different blocks in the prefix index"
+    );
+    describe_gauge!(
+        "kvasir_router_index_bytes",
+        "Memory of the prefix index; at --index-memory it forgets what was longest not used"
     );
     describe_counter!(
         "kvasir_router_event_gaps_total",

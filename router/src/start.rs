@@ -53,7 +53,12 @@ pub async fn start(config: Config, lifecycle: Lifecycle) -> Result<Running, Star
     let page = MetricsPage::new();
     page.keep_up(&lifecycle);
     let metrics = Arc::new(page.record(Metrics::new));
-    let cluster = Cluster::new(config.policy, config.link.health.clone(), metrics.clone());
+    let cluster = Cluster::new(
+        config.policy,
+        usize::try_from(config.index_memory.0).unwrap_or(usize::MAX),
+        config.link.health.clone(),
+        metrics.clone(),
+    );
     let (membership, workers) = membership(&config, &metrics)?;
     let watch = cluster::watch(
         cluster.clone(),

@@ -70,10 +70,10 @@ impl Router {
             Notice::Leaving | Notice::Down => self.view.set_available(slot, false),
             Notice::Accepted { booking, number } => self.view.accepted(booking, slot, number),
             Notice::Snapshot { epoch, seq, events } => {
-                self.view.purge(slot);
+                self.view.index().remove_worker(slot);
                 self.feeds[worker].snapshot(epoch, seq, true);
                 for event in &events {
-                    self.view.apply(slot, event);
+                    self.view.index().apply(slot, event);
                 }
             }
             Notice::Events {
@@ -90,7 +90,7 @@ impl Router {
                 }
                 for (seq, event) in (first_seq..).zip(&events) {
                     match self.feeds[worker].event(epoch, seq) {
-                        Ok(Verdict::Apply) => self.view.apply(slot, event),
+                        Ok(Verdict::Apply) => self.view.index().apply(slot, event),
                         Ok(Verdict::Stale) => {}
                         Err(_) => return false,
                     }

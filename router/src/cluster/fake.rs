@@ -74,7 +74,8 @@ impl Drop for RunningCall {
 /// A cluster without workers.
 pub(crate) fn cluster() -> Arc<Cluster> {
     let metrics = Arc::new(Metrics::unrecorded());
-    Cluster::new(PolicyName::default(), health::Config::default(), metrics)
+    let health = health::Config::default();
+    Cluster::new(PolicyName::default(), usize::MAX, health, metrics)
 }
 
 /// Adds a worker that answers with `reply`; with `queue` tokens waiting, so that

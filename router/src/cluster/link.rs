@@ -24,7 +24,7 @@ use tracing::{debug, info, warn};
 
 use super::Cluster;
 use super::client::{Description, Notice, WorkerClient, WorkerStatus};
-use super::state::{Joining, State};
+use super::state::Joining;
 use crate::error::ApiError;
 use crate::tokenize::{Model, ModelCard};
 use backoff::Backoff;
@@ -57,7 +57,7 @@ pub async fn follow(
     cluster.state().remove(slot);
     cluster.health().removed(slot);
     cluster.count_connected();
-    count_blocks(&cluster, &cluster.state());
+    count_blocks(&cluster);
 }
 
 /// Links outlive the start of a drain, since running requests may still have to
@@ -121,7 +121,7 @@ impl Link {
             .map_err(lost)?;
         drop(making);
         self.cluster.health().joined(self.slot, description.epoch);
-        count_blocks(&self.cluster, &self.cluster.state());
+        count_blocks(&self.cluster);
         info!(
             worker = description.worker_id,
             address = %self.address,
@@ -250,12 +250,13 @@ impl Link {
     /// `false`: events are missing.
     fn apply(&mut self, notice: Notice) -> bool {
         let now = self.cluster.now();
-        let mut state = self.cluster.state();
+        let index = &self.cluster.index;
         match notice {
             Notice::Status { epoch, seq, status } => {
                 self.draining = status.draining;
-                state.status(self.slot, status, now);
-                drop(state);
+                self.cluster.state().status(self.slot, status, now);
+                // Of what ended predictions left, in a calm too.
+                index.tidy(now);
                 self.cluster.count_connected();
                 self.cluster.measure_room();
                 // A status comes after the events before it: the last event
@@ -271,16 +272,16 @@ impl Link {
                 events,
             } => {
                 if first {
-                    state.purge(self.slot);
+                    index.remove_worker(self.slot);
                     self.cluster.metrics.snapshots.increment(1);
                 }
                 self.feed.snapshot(epoch, seq, last);
                 for event in &events {
-                    state.apply(self.slot, event);
+                    index.apply(self.slot, event);
                 }
             }
             Notice::Kv { epoch, seq, event } => match self.feed.event(epoch, seq) {
-                Ok(Verdict::Apply) => state.apply(self.slot, &event),
+                Ok(Verdict::Apply) => index.apply(self.slot, &event),
                 Ok(Verdict::Stale) => {}
                 Err(gap) => {
                     debug!(worker = %self.address, %gap, "subscribing again");
@@ -288,7 +289,7 @@ impl Link {
                 }
             },
         }
-        count_blocks(&self.cluster, &state);
+        count_blocks(&self.cluster);
         true
     }
 }
@@ -302,9 +303,10 @@ fn known(cluster: &Cluster, description: &Description) -> Option<Arc<Model>> {
     })
 }
 
-fn count_blocks(cluster: &Cluster, state: &State) {
-    let blocks = state.index_blocks();
-    cluster.metrics.index_blocks.set(blocks as f64);
+fn count_blocks(cluster: &Cluster) {
+    let (index, metrics) = (&cluster.index, &cluster.metrics);
+    metrics.index_blocks.set(index.len() as f64);
+    metrics.index_bytes.set(index.memory() as f64);
 }
 
 fn lost(why: impl Into<String>) -> ApiError {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kvcache_index::{KvEvent, WorkerSlot};
+use kvcache_index::{Overlaps, PrefixIndex, WorkerSlot};
 use tokio::sync::Notify;
 
 use super::client::{Description, WorkerClient, WorkerStatus};
@@ -62,12 +62,13 @@ pub(super) struct Joining {
 }
 
 impl State {
-    pub fn new(policy: PolicyName) -> State {
+    /// Whose prefix index takes at most `index_memory` bytes.
+    pub fn new(policy: PolicyName, index_memory: usize) -> State {
         State {
             workers: BTreeMap::new(),
             models: BTreeMap::new(),
             numbers: Vec::new(),
-            view: View::default(),
+            view: View::with_index_memory(index_memory),
             policy_name: policy,
             policy: policy.make(),
         }
@@ -99,8 +100,14 @@ impl State {
         self.view.bookings()
     }
 
-    pub fn index_blocks(&self) -> usize {
-        self.view.index().len()
+    /// See [`View::index`].
+    pub fn index(&self) -> &Arc<PrefixIndex> {
+        self.view.index()
+    }
+
+    /// Whether there is a worker in `slot`.
+    pub fn has(&self, slot: WorkerSlot) -> bool {
+        self.workers.contains_key(&slot)
     }
 
     pub fn name_of(&self, slot: WorkerSlot) -> &str {
@@ -238,14 +245,6 @@ impl State {
         self.view.remove(slot);
     }
 
-    pub fn apply(&mut self, slot: WorkerSlot, event: &KvEvent) {
-        self.view.apply(slot, event);
-    }
-
-    pub fn purge(&mut self, slot: WorkerSlot) {
-        self.view.purge(slot);
-    }
-
     /// Workers that may take a sequence of `model` now.
     #[cfg(test)]
     pub fn candidates(
@@ -255,13 +254,21 @@ impl State {
         excluded: &Excluded,
     ) -> &[Candidate] {
         let number = self.number_of(model);
-        self.view.candidates(number, ask, excluded)
+        let overlaps = self.view.index().overlaps(ask.hashes, ask.now);
+        self.view.candidates(number, ask, &overlaps, excluded)
     }
 
-    /// What the policy chooses of [`State::candidates`].
-    pub fn choose(&mut self, model: &Model, ask: &Ask<'_>, excluded: &Excluded) -> Option<Choice> {
+    /// What the policy chooses of the workers that may take a sequence of `model`
+    /// now, given what they hold.
+    pub fn choose(
+        &mut self,
+        model: &Model,
+        ask: &Ask<'_>,
+        overlaps: &Overlaps,
+        excluded: &Excluded,
+    ) -> Option<Choice> {
         let number = self.number_of(model);
-        let candidates = self.view.candidates(number, ask, excluded);
+        let candidates = self.view.candidates(number, ask, overlaps, excluded);
         self.policy.place(ask, candidates)
     }
 

@@ -1,21 +1,26 @@
-//! What one router knows of the workers: role, reported load, blocks held, and
-//! what it has booked on them itself.
+//! What one router knows of the workers: role, reported load, and what it has
+//! booked on them itself. Which blocks they hold is in a [`PrefixIndex`] beside
+//! it, which is changed and asked without whatever lock keeps the view.
 //!
 //! Pure: it knows no connection, no model file and no clock, so that the
 //! simulator runs this very code. A booking counts on top of a worker's own
 //! report until a report that includes it has come.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 mod backlog;
 mod room;
 
-use kvcache_index::{KvEvent, PrefixIndex, WorkerSlot};
+use kvcache_index::{Overlaps, PrefixIndex, WorkerSlot};
 use rustc_hash::FxHashMap;
 
 use crate::plan::{Ask, Candidate, Choice, Load, Policy, Role};
 use backlog::Backlog;
 use room::Room;
+
+/// What a worker has not said to hold after so long is not there, or not soon.
+const PREDICTION: Duration = Duration::from_secs(1);
 
 /// A worker's start that is not to be tried again for a sequence.
 pub type Excluded = Vec<(WorkerSlot, u64)>;
@@ -58,7 +63,7 @@ pub struct Report {
 pub struct View {
     /// By slot.
     workers: Vec<Option<Worker>>,
-    index: PrefixIndex,
+    index: Arc<PrefixIndex>,
     bookings: FxHashMap<u64, Booked>,
     last_booking: u64,
     /// Kept from call to call for its memory.
@@ -118,7 +123,26 @@ pub struct Placed {
     pub cached_tokens: usize,
 }
 
+impl Placed {
+    /// The prompt's blocks count as held where it is placed before the workers say
+    /// so, for a time: equal prompts that come at once find one another.
+    pub fn predict(&self, index: &PrefixIndex, ask: &Ask<'_>) {
+        let until = ask.now + PREDICTION;
+        for worker in std::iter::once(self.decode).chain(self.prefill) {
+            index.predict(worker, ask.hashes, until);
+        }
+    }
+}
+
 impl View {
+    /// A view whose index takes at most `bytes` of memory.
+    pub fn with_index_memory(bytes: usize) -> View {
+        View {
+            index: Arc::new(PrefixIndex::with_memory_cap(bytes)),
+            ..View::default()
+        }
+    }
+
     /// Adds a worker, or a new start of one, of which nothing is left then. It
     /// takes work once [`View::set_available`] says so.
     pub fn join(&mut self, slot: WorkerSlot, member: Member) {
@@ -179,16 +203,9 @@ impl View {
         self.count_room(slot);
     }
 
-    pub fn apply(&mut self, slot: WorkerSlot, event: &KvEvent) {
-        self.index.apply(slot, event);
-    }
-
-    /// Forgets the worker's blocks.
-    pub fn purge(&mut self, slot: WorkerSlot) {
-        self.index.remove_worker(slot);
-    }
-
-    pub fn index(&self) -> &PrefixIndex {
+    /// Which worker holds which blocks; who follows a worker's events feeds it.
+    /// Workers that are removed here, or start anew, are forgotten there.
+    pub fn index(&self) -> &Arc<PrefixIndex> {
         &self.index
     }
 
@@ -196,8 +213,15 @@ impl View {
         self.bookings.len()
     }
 
-    /// Workers of `model` that may take a sequence now.
-    pub fn candidates(&mut self, model: u32, ask: &Ask<'_>, excluded: &Excluded) -> &[Candidate] {
+    /// Workers of `model` that may take a sequence now, of whose blocks `overlaps`
+    /// were found held.
+    pub fn candidates(
+        &mut self,
+        model: u32,
+        ask: &Ask<'_>,
+        overlaps: &Overlaps,
+        excluded: &Excluded,
+    ) -> &[Candidate] {
         self.candidates.clear();
         for (slot, worker) in (0..).map(WorkerSlot).zip(&self.workers) {
             let Some(worker) = worker else { continue };
@@ -211,7 +235,6 @@ impl View {
                 });
             }
         }
-        let overlaps = self.index.overlaps(ask.hashes, ask.now);
         for overlap in overlaps.iter() {
             let found = self
                 .candidates
@@ -284,7 +307,7 @@ impl View {
         }
     }
 
-    /// Chooses by `policy`, and books.
+    /// Looks up, chooses by `policy`, books and predicts.
     pub fn place(
         &mut self,
         policy: &mut dyn Policy,
@@ -292,8 +315,12 @@ impl View {
         ask: &Ask<'_>,
         excluded: &Excluded,
     ) -> Option<Placed> {
-        let choice = policy.place(ask, self.candidates(model, ask, excluded))?;
-        Some(self.book(ask, choice))
+        let overlaps = self.index.overlaps(ask.hashes, ask.now);
+        let candidates = self.candidates(model, ask, &overlaps, excluded);
+        let choice = policy.place(ask, candidates)?;
+        let placed = self.book(ask, choice);
+        placed.predict(&self.index, ask);
+        Some(placed)
     }
 
     /// `slot` has accepted its part of a booking, as the sequence of that number:

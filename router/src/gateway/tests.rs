@@ -23,7 +23,7 @@ fn gateway(flags: &[&str]) -> Arc<Gateway> {
     let CommandLine { config } = CommandLine::parse_from(worker.iter().chain(flags));
     let metrics = Arc::new(Metrics::unrecorded());
     let health = config.link.health.clone();
-    let cluster = Cluster::new(config.policy, health, metrics.clone());
+    let cluster = Cluster::new(config.policy, usize::MAX, health, metrics.clone());
     Arc::new(Gateway {
         limits: config.limits(),
         objectives: config.objectives.clone(),

@@ -1,4 +1,5 @@
 use super::*;
+use kvcache_index::KvEvent;
 use std::time::Duration;
 
 use crate::plan::Role;
@@ -54,7 +55,7 @@ fn idle() -> WorkerStatus {
 
 /// Connected workers with these roles, in slots 0, 1, ...
 fn state_of(model: &Arc<Model>, roles: &[Role]) -> State {
-    let mut state = State::new(PolicyName::default());
+    let mut state = State::new(PolicyName::default(), usize::MAX);
     for (slot, role) in (0..).zip(roles) {
         state.join(joining(slot, 1, *role, model)).expect("joins");
         state.status(WorkerSlot(slot), idle(), Duration::ZERO);
@@ -71,7 +72,7 @@ fn loads(state: &mut State, model: &Model) -> Vec<(u32, u64, u32)> {
 }
 
 fn book(state: &mut State, model: &Model) -> u64 {
-    let choice = state.choose(model, &ASK, &Excluded::new());
+    let choice = state.choose(model, &ASK, &Overlaps::default(), &Excluded::new());
     state.book(&ASK, choice.expect("somebody is there")).booking
 }
 
@@ -149,11 +150,33 @@ async fn a_booking_on_a_former_start_is_released_without_trace() {
 }
 
 #[tokio::test]
+async fn an_equal_prompt_finds_the_one_before_it_is_computed() {
+    let model = model_named("m", "f");
+    let mut state = state_of(&model, &[Role::Both, Role::Both]);
+    let ask = |now: u64| Ask {
+        hashes: &[7, 8, 9],
+        now: Duration::from_millis(now),
+        ..ASK
+    };
+    let first = ask(0);
+    let choice = state.choose(&model, &first, &Overlaps::default(), &Excluded::new());
+    let placed = state.book(&first, choice.expect("somebody is there"));
+    placed.predict(state.index(), &first);
+    let cached = |state: &mut State, ask: &Ask<'_>| {
+        let candidates = state.candidates(&model, ask, &Excluded::new());
+        let held = candidates.iter().map(|it| (it.worker, it.cached_tokens));
+        held.filter(|it| it.1 > 0).collect::<Vec<_>>()
+    };
+    assert_eq!(cached(&mut state, &ask(900)), [(placed.decode, 48)]);
+    assert_eq!(cached(&mut state, &ask(1100)), []);
+}
+
+#[tokio::test]
 async fn a_restart_leaves_no_blocks_and_a_reconnect_keeps_them() {
     let model = model_named("m", "f");
     let mut state = state_of(&model, &[Role::Both]);
     let stored = KvEvent::stored(0, vec![7, 8]);
-    state.apply(WorkerSlot(0), &stored);
+    state.index().apply(WorkerSlot(0), &stored);
     let cached = |state: &mut State| {
         let ask = Ask {
             hashes: &[7, 8, 9],
@@ -226,7 +249,7 @@ async fn one_name_stands_for_one_model_at_a_time() {
 #[tokio::test]
 async fn one_name_stands_for_one_model_among_workers_that_join_together() {
     let (model, other) = (model_named("m", "f"), model_named("m", "g"));
-    let mut state = State::new(PolicyName::default());
+    let mut state = State::new(PolicyName::default(), usize::MAX);
     state
         .join(joining(0, 1, Role::Both, &model))
         .expect("joins");
