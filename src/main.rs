@@ -107,10 +107,10 @@ fn main() -> ExitCode {
     match arguments.next() {
         Some(first) if first == LOADTEST => return loadtest::cli::main(arguments),
         Some(first) if first == EXPLAIN => return explain::main(arguments),
-        Some(first) if first == WORKER => {
-            if arguments.next().is_some_and(|second| second == BENCH) {
-                return bench::main(arguments);
-            }
+        Some(first)
+            if first == WORKER && arguments.next().is_some_and(|second| second == BENCH) =>
+        {
+            return bench::main(arguments);
         }
         _ => {}
     }
