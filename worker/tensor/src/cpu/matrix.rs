@@ -29,8 +29,6 @@ pub(super) use tiled::Tiled;
 const PARALLEL_WORK: usize = 1 << 17;
 /// Parts of a product per thread, to even out how fast threads are.
 const PARTS_PER_THREAD: usize = 8;
-/// Groups of rows that kernels compute at once.
-const WIDE: usize = 4;
 /// What numbers in E4M3 are divided by in the kernels.
 const F8_DIVISOR: f32 = 256.0;
 
@@ -220,13 +218,8 @@ impl Matrix {
             return compute(out);
         };
         let parts = pool.threads() * PARTS_PER_THREAD;
-        // Whole cache lines of a row, and whole groups of packed rows, as many
-        // as kernels compute at once if there are enough for all threads.
-        let unit = match self.rows >= pool.threads() * WIDE * ROWS {
-            true => WIDE * ROWS,
-            false => ROWS,
-        };
-        let width = self.rows.div_ceil(parts).next_multiple_of(unit);
+        // Whole cache lines of a row, and whole groups of packed rows.
+        let width = self.rows.div_ceil(parts).next_multiple_of(ROWS);
         out.split(pool, width, compute);
     }
 }

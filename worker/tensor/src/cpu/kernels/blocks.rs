@@ -47,7 +47,7 @@ pub(in crate::cpu) struct BlockWeights<'a> {
 }
 
 macro_rules! entry_point {
-    ($(#[$attribute:meta])* $name:ident, $peak:ident, $lines:ty, $many:literal, $groups:literal) => {
+    ($(#[$attribute:meta])* $name:ident, $peak:ident, $lines:ty, $many:literal) => {
         $(#[$attribute])*
         unsafe fn $peak(rounds: usize) -> f32 {
             // SAFETY: the caller's contract is the callee's.
@@ -59,25 +59,24 @@ macro_rules! entry_point {
             // SAFETY: the caller's contract is the callee's.
             unsafe {
                 match op.layout {
-                    BlockLayout::Q8 => groups::<$lines, Q8, $many, $groups, { 2 * $groups }>(op, x, out),
-                    BlockLayout::Q4 => groups::<$lines, Q4, $many, $groups, { 2 * $groups }>(op, x, out),
-                    BlockLayout::Q4K => groups::<$lines, Q4K, $many, $groups, { 2 * $groups }>(op, x, out),
-                    BlockLayout::Q6K => groups::<$lines, Q6K, $many, $groups, { 2 * $groups }>(op, x, out),
+                    BlockLayout::Q8 => groups::<$lines, Q8, $many>(op, x, out),
+                    BlockLayout::Q4 => groups::<$lines, Q4, $many>(op, x, out),
+                    BlockLayout::Q4K => groups::<$lines, Q4K, $many>(op, x, out),
+                    BlockLayout::Q6K => groups::<$lines, Q6K, $many>(op, x, out),
                 }
             }
         }
     };
 }
 
-entry_point!(blocks_portable, peak_portable, PortableLines, 2, 1);
+entry_point!(blocks_portable, peak_portable, PortableLines, 2);
 #[cfg(target_arch = "x86_64")]
 entry_point!(
     #[target_feature(enable = "avx2,fma,f16c")]
     blocks_avx2,
     peak_avx2,
     x86::Avx2Lines,
-    2,
-    1
+    2
 );
 #[cfg(target_arch = "x86_64")]
 entry_point!(
@@ -85,8 +84,7 @@ entry_point!(
     blocks_avx512,
     peak_avx512,
     x86::Avx512Lines<false>,
-    8,
-    2
+    8
 );
 #[cfg(target_arch = "x86_64")]
 entry_point!(
@@ -94,8 +92,7 @@ entry_point!(
     blocks_vnni,
     peak_vnni,
     x86::Avx512Lines<true>,
-    8,
-    2
+    8
 );
 
 #[cfg(target_arch = "x86_64")]
@@ -108,7 +105,7 @@ unsafe fn blocks_amx(op: &BlockWeights<'_>, x: &Quantized, out: &mut ColumnsMut<
             BlockLayout::Q8 => tiled::groups::<Hardware, Vnni, Q8>(op, x, out),
             BlockLayout::Q4 => tiled::groups::<Hardware, Vnni, Q4>(op, x, out),
             BlockLayout::Q4K => tiled::groups::<Hardware, Vnni, Q4K>(op, x, out),
-            BlockLayout::Q6K => groups::<Vnni, Q6K, 8, 2, 4>(op, x, out),
+            BlockLayout::Q6K => groups::<Vnni, Q6K, 8>(op, x, out),
         }
     }
 }
