@@ -11,6 +11,7 @@ mod kv_pool;
 mod limits;
 mod math;
 mod matrix;
+mod pages;
 mod pool;
 mod product;
 mod rows;

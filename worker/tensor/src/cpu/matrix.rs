@@ -57,13 +57,13 @@ enum Weights {
 
 impl Weights {
     fn new(stored: StoredMatrix, on: &Compute) -> Result<Weights, DeviceError> {
-        if let Some(packed) = Packed::new(&stored, &on.pool)? {
+        if let Some(packed) = Packed::new(&stored, on)? {
             return Ok(Weights::Packed(packed));
         }
         let operands = operands(stored.encoding(), on.bf16_activations);
         #[cfg(target_arch = "x86_64")]
         if operands == Operands::Bf16Pairs && on.isa() == Isa::Amx {
-            return Ok(Weights::Tiled(Tiled::new(&stored, &on.pool)?));
+            return Ok(Weights::Tiled(Tiled::new(&stored, on)?));
         }
         Ok(Weights::Stored(with_f8_divisor(stored)?, operands))
     }
