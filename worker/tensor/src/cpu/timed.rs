@@ -4,11 +4,14 @@
 //! kind of operation took and what products read and multiplied. A device that
 //! is not wrapped knows nothing of this.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+mod meter;
+#[cfg(test)]
+mod tests;
 
-use super::kernels::peaks::Numbers;
+pub use meter::{Clock, Meter, Operation, Usage};
+
+use std::sync::Arc;
+
 use super::{CpuDevice, CpuInputs, CpuKvPool, CpuRoutes, Matrix};
 use crate::batch::Batch;
 use crate::device::Device;
@@ -19,138 +22,6 @@ use crate::ops::{Activation, Attention, Columns, ExpertInput, Part, RmsNorm, Rot
 
 type Result<T> = std::result::Result<T, DeviceError>;
 
-/// Says the time since any moment.
-pub type Clock = Box<dyn Fn() -> Duration + Send + Sync>;
-
-/// Kinds of operations whose time is counted together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Operation {
-    /// Products with weights, by what they are for.
-    Product(Part),
-    Attention,
-    KvWrite,
-    Norm,
-    Rope,
-    Activation,
-    /// Sums and scales of the residual stream and of experts' outputs.
-    Residual,
-    /// Token embeddings, and rows that are brought to and from the device.
-    Rows,
-}
-
-impl Operation {
-    /// About in the order of a step.
-    pub const ALL: [Operation; 14] = [
-        Operation::Rows,
-        Operation::Norm,
-        Operation::Product(Part::Qkv),
-        Operation::Rope,
-        Operation::KvWrite,
-        Operation::Attention,
-        Operation::Product(Part::Output),
-        Operation::Product(Part::Router),
-        Operation::Product(Part::GateUp),
-        Operation::Activation,
-        Operation::Product(Part::Down),
-        Operation::Residual,
-        Operation::Product(Part::Other),
-        Operation::Product(Part::Head),
-    ];
-
-    /// In tables.
-    pub fn name(self) -> &'static str {
-        match self {
-            Operation::Product(Part::Qkv) => "qkv",
-            Operation::Product(Part::Output) => "attention output",
-            Operation::Product(Part::Router) => "router",
-            Operation::Product(Part::GateUp) => "gate, up",
-            Operation::Product(Part::Down) => "down",
-            Operation::Product(Part::Head) => "lm head",
-            Operation::Product(Part::Other) => "other products",
-            Operation::Attention => "attention",
-            Operation::KvWrite => "kv write",
-            Operation::Norm => "norms",
-            Operation::Rope => "rope",
-            Operation::Activation => "activations",
-            Operation::Residual => "residual",
-            Operation::Rows => "embedding, copies",
-        }
-    }
-}
-
-/// What was done since the meter was last taken.
-#[derive(Clone, Debug, Default)]
-pub struct Usage {
-    pub times: BTreeMap<Operation, Duration>,
-    /// Bytes of weights that products read, each once for a product.
-    pub weight_bytes: u64,
-    /// Multiplications of weights as f32, bf16 and bytes.
-    pub f32: u64,
-    pub bf16: u64,
-    pub bytes: u64,
-    /// When the last operation ended.
-    pub ended: Duration,
-}
-
-/// Counts what a [`Timed`] device does.
-pub struct Meter {
-    clock: Clock,
-    /// Nobody contends: a device is used by one thread.
-    state: Mutex<(Part, Usage)>,
-}
-
-impl Meter {
-    pub fn now(&self) -> Duration {
-        (self.clock)()
-    }
-
-    /// When the last operation ended.
-    pub fn ended(&self) -> Duration {
-        self.state().1.ended
-    }
-
-    /// What was done since the last call.
-    pub fn take(&self) -> Usage {
-        std::mem::take(&mut self.state().1)
-    }
-
-    fn state(&self) -> MutexGuard<'_, (Part, Usage)> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn time<T>(&self, operation: Operation, run: impl FnOnce() -> T) -> T {
-        let start = self.now();
-        let result = run();
-        let end = self.now();
-        let (_, usage) = &mut *self.state();
-        *usage.times.entry(operation).or_default() += end - start;
-        usage.ended = end;
-        result
-    }
-
-    /// Times products, each of a matrix with so many rows of activations.
-    fn products<'a, T>(
-        &self,
-        products: impl Iterator<Item = (&'a Matrix, usize)>,
-        run: impl FnOnce() -> T,
-    ) -> T {
-        let part = {
-            let (part, usage) = &mut *self.state();
-            for (matrix, rows) in products {
-                usage.weight_bytes += matrix.bytes() as u64;
-                let count = (rows * matrix.rows() * matrix.cols()) as u64;
-                match matrix.numbers() {
-                    Numbers::F32 => usage.f32 += count,
-                    Numbers::Bf16 => usage.bf16 += count,
-                    Numbers::Bytes => usage.bytes += count,
-                }
-            }
-            *part
-        };
-        self.time(Operation::Product(part), run)
-    }
-}
-
 /// A [`CpuDevice`] whose operations are timed.
 pub struct Timed {
     device: CpuDevice,
@@ -160,13 +31,9 @@ pub struct Timed {
 impl Timed {
     /// Counts from now on.
     pub fn new(device: CpuDevice, clock: Clock) -> Timed {
-        let meter = Meter {
-            clock,
-            state: Mutex::new((Part::Other, Usage::default())),
-        };
         Timed {
             device,
-            meter: Arc::new(meter),
+            meter: Arc::new(Meter::new(clock)),
         }
     }
 
@@ -183,7 +50,7 @@ impl Device for Timed {
     type Routes = CpuRoutes;
 
     fn part(&self, part: Part) {
-        self.meter.state().0 = part;
+        self.meter.part(part);
     }
 
     fn buffer(&self, len: usize) -> Result<Vec<f32>> {
@@ -396,67 +263,5 @@ impl Device for Timed {
 
     fn kv_import(&self, pool: &mut CpuKvPool, block: u32, bytes: &[u8]) -> Result<()> {
         self.device.kv_import(pool, block, bytes)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
-
-    use super::*;
-    use crate::cpu::CpuOptions;
-    use crate::encoding::Encoding;
-
-    /// Every look at the clock takes a second.
-    fn timed() -> Timed {
-        let seconds = AtomicU64::new(0);
-        let clock = move || Duration::from_secs(seconds.fetch_add(1, Ordering::Relaxed));
-        Timed::new(
-            CpuDevice::new(&CpuOptions::new(1)).unwrap(),
-            Box::new(clock),
-        )
-    }
-
-    #[test]
-    fn products_are_counted_by_what_they_are_for_and_read() {
-        let device = timed();
-        let data = vec![0; 8 * 34];
-        let stored = StoredMatrix::new(Encoding::Q8_0, (4, 64), data.into()).unwrap();
-        let weight = device.weight(stored).unwrap();
-        let (x, mut out) = (vec![1.0; 3 * 64], vec![0.0; 3 * 4]);
-        device.part(Part::Down);
-        device.linear(&weight, None, &x, 3, &mut out).unwrap();
-        device.part(Part::Head);
-        device.linear(&weight, None, &x, 1, &mut out).unwrap();
-        device.linear(&weight, None, &x, 1, &mut out).unwrap();
-        device.scale(&mut out, 2.0, 12).unwrap();
-        let usage = device.meter().take();
-        let times: Vec<_> = usage.times.into_iter().collect();
-        let seconds = Duration::from_secs;
-        let expected = [
-            (Operation::Product(Part::Down), seconds(1)),
-            (Operation::Product(Part::Head), seconds(2)),
-            (Operation::Residual, seconds(1)),
-        ];
-        assert_eq!(times, expected);
-        assert_eq!(usage.ended, seconds(7));
-        assert_eq!(usage.weight_bytes, 3 * weight.bytes() as u64);
-        assert_eq!((usage.f32, usage.bf16), (0, 0));
-        assert_eq!(usage.bytes, 5 * 4 * 64);
-        assert!(device.meter().take().times.is_empty());
-    }
-
-    #[test]
-    fn floats_are_counted_as_what_they_are_multiplied_as() {
-        let device = timed();
-        for (encoding, size) in [(Encoding::Bf16, 2), (Encoding::F16, 2), (Encoding::F32, 4)] {
-            let stored = StoredMatrix::new(encoding, (2, 8), vec![0; 16 * size].into()).unwrap();
-            let weight = device.weight(stored).unwrap();
-            let (x, mut out) = (vec![1.0; 8], vec![0.0; 2]);
-            device.linear(&weight, None, &x, 1, &mut out).unwrap();
-        }
-        let usage = device.meter().take();
-        // Activations that meet bf16 are exact unless asked for otherwise.
-        assert_eq!((usage.f32, usage.bf16, usage.bytes), (48, 0, 0));
     }
 }
