@@ -69,6 +69,8 @@ error_codes! {
     InvalidRequest: "invalid_request", Client, BAD_REQUEST, InvalidArgument, "invalid_request_error", retry false;
     /// Prompt and requested completion do not fit into the model's context.
     ContextLengthExceeded: "context_length_exceeded", Client, BAD_REQUEST, InvalidArgument, "invalid_request_error", retry false;
+    /// A schema, expression or grammar is malformed, impossible or too large.
+    InvalidConstraint: "invalid_constraint", Client, BAD_REQUEST, InvalidArgument, "invalid_request_error", retry false;
     /// A valid OpenAI option that this cluster does not have.
     Unsupported: "unsupported", Client, BAD_REQUEST, Unimplemented, "invalid_request_error", retry false;
     /// No worker serves the named model.

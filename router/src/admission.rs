@@ -9,6 +9,7 @@ pub mod queue;
 
 mod config;
 mod estimate;
+mod lead;
 mod refusal;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 pub use config::{Config, TenantWeight};
 use estimate::MeanCompletion;
 pub use estimate::Usage;
+pub use lead::Lead;
 use queue::{Arrival, Ask, Band, Position, Queue, Shed, Turn, WaiterId};
 
 use crate::error::ApiError;
@@ -56,6 +58,8 @@ struct Gate {
 struct State {
     queue: Queue<Seat>,
     mean_completion: MeanCompletion,
+    /// From a turn to the first token.
+    lead: Lead,
 }
 
 /// Where a waiter gets its answer.
@@ -71,6 +75,7 @@ impl Admission {
             state: Mutex::new(State {
                 queue: Queue::new(config.limits()),
                 mean_completion: MeanCompletion::default(),
+                lead: Lead::default(),
             }),
             start: Instant::now(),
             lease_moved: Notify::new(),
@@ -87,8 +92,8 @@ impl Admission {
         let gate = &self.0;
         let (seat, answer) = oneshot::channel();
         let arrival = gate.change(|state, now| {
-            let tokens = state.mean_completion.cost(request);
-            state.queue.arrive(gate.ask(objectives, tokens), seat, now)
+            let ask = gate.ask(objectives, state, request);
+            state.queue.arrive(ask, seat, now)
         });
         match arrival {
             Arrival::Admitted { turn, .. } => Ok(Permit::new(gate.clone(), turn)),
@@ -137,7 +142,9 @@ impl Gate {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ask(&self, objectives: &Objectives, tokens: u64) -> Ask {
+    fn ask(&self, objectives: &Objectives, state: &State, request: &Request) -> Ask {
+        let since_start = |at: Instant| at.saturating_duration_since(self.start);
+        let start_by = objectives.first_token_by.map(since_start);
         // What may be shed is not worth serving late.
         let sheddable = Band::of(objectives.priority) == Band::Low;
         let first_token = objectives.first_token_by.filter(|_| sheddable);
@@ -146,8 +153,9 @@ impl Gate {
         Ask {
             tenant: objectives.tenant.clone(),
             priority: objectives.priority,
-            tokens,
-            deadline: deadline.map(|at| at.saturating_duration_since(self.start)),
+            tokens: state.mean_completion.cost(request),
+            deadline: deadline.map(since_start),
+            start_by: start_by.map(|by| by.saturating_sub(state.lead.expected())),
         }
     }
 
@@ -234,7 +242,7 @@ impl Permit {
         gate.metrics.admission_wait(turn.band).record(turn.waited);
         Permit {
             turn: Some(turn),
-            usage: Usage::default(),
+            usage: Usage::of_turn(&gate),
             _counted: Counted::up(&gate.metrics.permits),
             gate,
         }

@@ -206,7 +206,9 @@ impl Cluster {
             first_token: first_token.map(until),
             inter_token: objectives.inter_token_latency,
             block_size: sequence.model.block_size(),
-            may_split: sequence.sampling.prompt_logprobs.is_none() && max_tokens > generated + 1,
+            may_split: sequence.pooling.is_none()
+                && sequence.sampling.prompt_logprobs.is_none()
+                && max_tokens > generated + 1,
             hashes,
             session: sequence.session,
             now: self.now(),

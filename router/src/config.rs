@@ -5,6 +5,8 @@ use runtime::membership::{WorkerAddress, etcd};
 
 use crate::openai::Limits;
 use crate::plan::policy::{self, PolicyName};
+use crate::sequence::Pooling;
+use crate::tools::ToolFormat;
 use crate::{admission, cluster, dispatch, objectives, tokenize};
 
 // No flag may be called `port`, `host` or `service-*`: Kubernetes sets
@@ -33,6 +35,12 @@ pub struct Config {
     /// conversations that go on
     #[arg(long, default_value = "64MiB", value_name = "SIZE")]
     pub tokenize_cache: ByteSize,
+    /// Which final hidden states make an embedding
+    #[arg(long, value_enum, default_value = "last")]
+    pub pooling: Pooling,
+    /// How models write tool calls [default: as their chat templates say]
+    #[arg(long, value_name = "FORMAT")]
+    pub tool_format: Option<ToolFormat>,
     /// How workers are chosen
     #[arg(long, value_name = "NAME", default_value_t, help = policy_help())]
     pub policy: PolicyName,
@@ -72,6 +80,8 @@ impl Config {
         tokenize::Config {
             threads: self.tokenize_threads.unwrap_or(defaults.threads),
             cache_bytes: usize::try_from(self.tokenize_cache.0).unwrap_or(usize::MAX),
+            pooling: self.pooling,
+            tool_format: self.tool_format,
             ..defaults
         }
     }

@@ -21,7 +21,7 @@ use crate::grpc::{Call, Generate, Generation};
 use crate::http::{self as edge, reply};
 use crate::metrics::Metrics;
 use crate::objectives::{self, Hints, Objectives};
-use crate::openai::{ChatRequest, CompletionRequest, Limits};
+use crate::openai::{ChatRequest, CompletionRequest, EmbeddingRequest, Limits};
 use crate::sequence::{Events, Origin, Sequence};
 use crate::tokenize::{self, Model, Tokenize};
 
@@ -40,7 +40,7 @@ pub struct Gateway {
     pub metrics: Arc<Metrics>,
 }
 
-/// A request to generate text in one of OpenAI's forms, and its reply.
+/// A request for text or embeddings in one of OpenAI's forms, and its reply.
 pub trait Completion: Sized {
     /// Reads and checks the body of `request`.
     fn read(
@@ -51,6 +51,11 @@ pub trait Completion: Sized {
     /// What to generate.
     fn generate(&self) -> &tokenize::Request;
 
+    /// `error` in terms of this form's fields.
+    fn place(error: ApiError) -> ApiError {
+        error
+    }
+
     /// The reply that `runs`, the events of `sequences`, make.
     fn reply(
         &self,
@@ -59,7 +64,7 @@ pub trait Completion: Sized {
     ) -> impl Future<Output = Result<Response, ApiError>> + Send;
 }
 
-/// `POST /v1/chat/completions` and `POST /v1/completions`
+/// `POST /v1/chat/completions`, `/v1/completions` and `/v1/embeddings`
 pub async fn complete<C: Completion>(
     gateway: &Gateway,
     request: Request,
@@ -70,7 +75,7 @@ pub async fn complete<C: Completion>(
     let generate = asked.generate();
     let origin = caller.origin(gateway.objectives(headers, generate));
     let generation = gateway.run(generate, &origin, |planned| caller.placed(planned));
-    let Generation { sequences, runs } = generation.await?;
+    let Generation { sequences, runs } = generation.await.map_err(C::place)?;
     let response = asked.reply(&sequences, runs).await?;
     Ok(caller.told(response))
 }
@@ -200,6 +205,24 @@ impl Completion for CompletionRequest {
 
     async fn reply(&self, sequences: &[Sequence], runs: Vec<Events>) -> Result<Response, ApiError> {
         reply::completion(self, sequences, runs).await
+    }
+}
+
+impl Completion for EmbeddingRequest {
+    async fn read(request: Request, limits: &Limits) -> Result<EmbeddingRequest, ApiError> {
+        EmbeddingRequest::read(request, limits).await
+    }
+
+    fn generate(&self) -> &tokenize::Request {
+        &self.generate
+    }
+
+    fn place(error: ApiError) -> ApiError {
+        EmbeddingRequest::place(error)
+    }
+
+    async fn reply(&self, sequences: &[Sequence], runs: Vec<Events>) -> Result<Response, ApiError> {
+        reply::embeddings(self, sequences, runs).await
     }
 }
 

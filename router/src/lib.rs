@@ -9,6 +9,7 @@ pub mod admission;
 mod caller;
 pub mod cluster;
 mod config;
+pub mod constraint;
 pub mod dispatch;
 pub mod error;
 mod gateway;
@@ -22,6 +23,7 @@ mod routes;
 pub mod sequence;
 mod start;
 pub mod tokenize;
+pub mod tools;
 
 pub use config::Config;
 pub use start::{Running, StartError, start};

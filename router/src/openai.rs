@@ -6,19 +6,23 @@
 mod body;
 mod chat;
 mod completion;
+mod embedding;
 mod field;
 mod message;
 mod response;
+mod structured;
+mod tools;
 mod urgency;
 
 use serde::{Deserialize, Serialize};
 
 pub use chat::ChatRequest;
 pub use completion::CompletionRequest;
+pub use embedding::EmbeddingRequest;
 pub(crate) use response::{
-    ChatChoice, ChatChunkChoice, ChatLogprobs, Delta, ErrorBody, ErrorObject, ModelList,
-    ModelObject, ResponseMessage, TextChoice, TextLogprobs, TokenLogprob, TopLogprob,
-    TopLogprobMap, UsageObject,
+    CallDelta, ChatChoice, ChatChunkChoice, ChatLogprobs, Delta, EmbeddingList, EmbeddingObject,
+    EmbeddingUsage, ErrorBody, ErrorObject, FunctionDelta, ModelList, ModelObject, ResponseMessage,
+    TextChoice, TextLogprobs, TokenLogprob, TopLogprob, TopLogprobMap, UsageObject, Vector,
 };
 
 /// How large a request may be.

@@ -17,7 +17,7 @@ use crate::error::ApiError;
 use crate::gateway::{self, Completion, Gateway};
 use crate::http as edge;
 use crate::metrics::count_request;
-use crate::openai::{ChatRequest, CompletionRequest};
+use crate::openai::{ChatRequest, CompletionRequest, EmbeddingRequest};
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -37,6 +37,7 @@ pub fn routes(shared: Shared, grpc: Router) -> Router {
             "/explain/v1/completions",
             post(explain::<CompletionRequest>),
         )
+        .route("/v1/embeddings", post(complete::<EmbeddingRequest>))
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(model))
         .method_not_allowed_fallback(edge::method_not_allowed)

@@ -4,10 +4,13 @@
 use std::sync::Arc;
 
 use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
 
+use crate::constraint::Constraint;
 use crate::error::ApiError;
 use crate::objectives::Objectives;
 use crate::tokenize::Model;
+use crate::tools::ToolFormat;
 
 /// What all sequences of a request have in common.
 #[derive(Clone, Debug)]
@@ -43,6 +46,12 @@ pub struct Sequence {
     pub model: Arc<Model>,
     pub prompt: Arc<[u32]>,
     pub sampling: Sampling,
+    /// What the whole text obeys.
+    pub constraint: Option<Arc<Constraint>>,
+    /// What is wanted is an embedding of the prompt.
+    pub pooling: Option<Pooling>,
+    /// How the model writes tool calls.
+    pub tool_format: ToolFormat,
     /// Part of every KV block's identity: prefixes are shared only between
     /// requests of equal salt.
     pub cache_salt: Arc<str>,
@@ -71,6 +80,12 @@ pub struct Sampling {
     pub presence_penalty: f32,
     pub frequency_penalty: f32,
     pub ignore_eos: bool,
+    /// Added to the logits of these tokens.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Nothing else is drawn; empty: everything may be.
+    pub allowed_token_ids: Vec<u32>,
+    /// Sequences of tokens that are not completed.
+    pub banned: Vec<Vec<u32>>,
     pub stop_token_ids: Vec<u32>,
     /// Alternatives reported with each token; `None`: no logprobs.
     pub logprobs: Option<u32>,
@@ -79,6 +94,16 @@ pub struct Sampling {
     /// Already limited to what the model's context leaves.
     pub max_tokens: usize,
     pub min_tokens: usize,
+}
+
+/// Which final hidden states make an embedding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pooling {
+    /// The last token's
+    Last,
+    /// The mean of all tokens'
+    Mean,
 }
 
 /// What happens to a sequence, in order. Every index appears once: retries and
@@ -94,6 +119,8 @@ pub enum Event {
     PromptLogprobs(Vec<Token>),
     /// The next generated tokens.
     Tokens(Vec<Token>),
+    /// Of the prompt, if that is what is wanted.
+    Embedding(Vec<f32>),
     /// The last event.
     Finished(FinishReason),
 }

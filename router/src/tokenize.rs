@@ -29,8 +29,10 @@ pub use request::{
     Conversation, MAX_LOGPROBS, MaxTokens, Message, Options, Prompt, Request, TextOptions,
 };
 
+use crate::constraint::Constraint;
 use crate::error::ApiError;
-use crate::sequence::{Origin, Sampling, Sequence};
+use crate::sequence::{Origin, Pooling, Sampling, Sequence};
+use crate::tools::ToolFormat;
 use cache::PieceCache;
 use pool::Pool;
 
@@ -46,6 +48,10 @@ pub struct Config {
     /// Memory for tokens of text encoded before; about the size of the text of
     /// all conversations that are to be remembered.
     pub cache_bytes: usize,
+    /// What embeddings are made of.
+    pub pooling: Pooling,
+    /// How models write tool calls; `None`: as their chat templates say.
+    pub tool_format: Option<ToolFormat>,
 }
 
 impl Default for Config {
@@ -54,6 +60,8 @@ impl Default for Config {
             threads: std::thread::available_parallelism().map_or(2, |cores| cores.get()),
             queue: 1024,
             cache_bytes: 64 << 20,
+            pooling: Pooling::Last,
+            tool_format: None,
         }
     }
 }
@@ -63,6 +71,8 @@ impl Default for Config {
 pub struct Tokenize {
     pool: Pool,
     cache: Arc<PieceCache>,
+    tool_format: Option<ToolFormat>,
+    pooling: Pooling,
 }
 
 impl Tokenize {
@@ -71,6 +81,8 @@ impl Tokenize {
         Ok(Tokenize {
             pool: Pool::new(config.threads, config.queue)?,
             cache: Arc::new(PieceCache::new(config.cache_bytes)),
+            tool_format: config.tool_format,
+            pooling: config.pooling,
         })
     }
 
@@ -84,6 +96,10 @@ impl Tokenize {
     ) -> Result<Vec<Sequence>, ApiError> {
         let prompts = self.encode(model, &request.prompts).await?;
         let options = &request.options;
+        check_token_ids(model, options)?;
+        let banned = self.encode_words(model, &options.bad_words).await?;
+        let tool_format = self.tool_format.unwrap_or(model.tool_format());
+        let constraint = constraint(model, options, tool_format);
         let seed = options.seed.unwrap_or_else(random_seed);
         let mut sequences = Vec::with_capacity(prompts.len() * options.n);
         for (prompt, given) in prompts.into_iter().zip(&request.prompts) {
@@ -96,7 +112,13 @@ impl Tokenize {
                     choice: sequences.len(),
                     model: Arc::clone(model),
                     prompt: Arc::clone(&prompt),
-                    sampling: sampling(model, options, seed, max_tokens),
+                    sampling: Sampling {
+                        banned: banned.clone(),
+                        ..sampling(model, options, seed, max_tokens)
+                    },
+                    constraint: constraint.clone(),
+                    pooling: options.embeds.then_some(self.pooling),
+                    tool_format,
                     cache_salt: Arc::clone(&options.cache_salt),
                     session: origin.session,
                     is_explained: origin.is_explained,
@@ -109,6 +131,34 @@ impl Tokenize {
     /// How well the cache does.
     pub fn cache_stats(&self) -> CacheStats {
         self.cache.stats()
+    }
+
+    /// Each word as it begins a text and as it follows a space.
+    async fn encode_words(
+        &self,
+        model: &Arc<Model>,
+        words: &[String],
+    ) -> Result<Vec<Vec<u32>>, ApiError> {
+        if words.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (model, words) = (Arc::clone(model), words.to_vec());
+        let cache = Arc::clone(&self.cache);
+        let encode = move |text: &str| {
+            let encoded = model.encoder().encode_rendered(text, &cache);
+            encoded.map_err(|why| ApiError::invalid("bad_words", why))
+        };
+        self.pool
+            .run(move || {
+                let mut banned = Vec::new();
+                for word in &words {
+                    banned.push(encode(word.trim_start())?);
+                    banned.push(encode(&format!(" {}", word.trim_start()))?);
+                }
+                banned.retain(|tokens| !tokens.is_empty());
+                Ok(banned)
+            })
+            .await
     }
 
     async fn encode(
@@ -222,6 +272,32 @@ fn too_long(param: &str, message: String) -> ApiError {
     }
 }
 
+fn check_token_ids(model: &Model, options: &Options) -> Result<(), ApiError> {
+    let biased = options.logit_bias.iter().map(|(id, _)| ("logit_bias", *id));
+    let allowed = options.allowed_token_ids.iter();
+    let allowed = allowed.map(|id| ("allowed_token_ids", *id));
+    let unknown = |(_, id): &(_, u32)| *id as usize >= model.vocab_size();
+    match biased.chain(allowed).find(unknown) {
+        None => Ok(()),
+        Some((param, id)) => {
+            let last = model.vocab_size().saturating_sub(1);
+            let message = format!("'{param}': token id {id} is unknown; the last one is {last}");
+            Err(ApiError::invalid(param, message))
+        }
+    }
+}
+
+/// What the text obeys: a forced call goes before a format of the answer.
+fn constraint(
+    model: &Model,
+    options: &Options,
+    tool_format: ToolFormat,
+) -> Option<Arc<Constraint>> {
+    let calls = options.tools.as_ref();
+    let calls = calls.and_then(|it| it.constraint(tool_format, |text| model.special_token(text)));
+    calls.map(Arc::new).or_else(|| options.constraint.clone())
+}
+
 fn sampling(model: &Model, options: &Options, seed: u64, max_tokens: usize) -> Sampling {
     let defaults = model.defaults();
     Sampling {
@@ -240,6 +316,9 @@ fn sampling(model: &Model, options: &Options, seed: u64, max_tokens: usize) -> S
         presence_penalty: options.presence_penalty.unwrap_or(0.0),
         frequency_penalty: options.frequency_penalty.unwrap_or(0.0),
         ignore_eos: options.ignore_eos,
+        logit_bias: options.logit_bias.clone(),
+        allowed_token_ids: options.allowed_token_ids.clone(),
+        banned: Vec::new(),
         stop_token_ids: options.stop_token_ids.clone(),
         logprobs: options.logprobs,
         prompt_logprobs: options.prompt_logprobs,

@@ -325,9 +325,9 @@ impl EngineThread {
             let Some(live) = self.live.get_mut(&id) else {
                 continue;
             };
-            let finished = matches!(output, Output::Finished { .. });
+            let ended = matches!(output, Output::Finished { .. } | Output::Failed { .. });
             let heard = live.tell(output, now, &self.publish.metrics);
-            if finished {
+            if ended {
                 self.live.remove(&id);
             } else if !heard {
                 self.abandoned.add(id);

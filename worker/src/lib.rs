@@ -20,6 +20,7 @@ mod model_runner;
 mod service;
 mod spans;
 mod start;
+mod structured;
 mod tickets;
 mod wire;
 

@@ -3,6 +3,7 @@
 //! What vLLM measures too is also there under vLLM's name (vllm/v1/metrics/
 //! loggers.py), so that what scrapes a vLLM fleet reads this worker unchanged.
 
+mod grammars;
 mod tiers;
 
 use std::time::Duration;
@@ -15,6 +16,7 @@ use runtime::MetricsPage;
 use crate::engine_thread::StageTimes;
 use crate::event_feed::WorkerStatus;
 use crate::tickets::Pulled;
+pub use grammars::GrammarMetrics;
 pub use tiers::TierMetrics;
 
 /// Handles of all metrics, made once.
@@ -24,6 +26,7 @@ pub struct Metrics {
     steps: Steps,
     requests: Requests,
     transfers: Transfers,
+    grammars: GrammarMetrics,
     device_hits: Counter,
     /// Of the tier in host memory; `None`: there is none.
     host: Option<TierMetrics>,
@@ -91,6 +94,7 @@ impl Metrics {
                 steps: Steps::new(model),
                 requests: Requests::new(model),
                 transfers: Transfers::new(),
+                grammars: GrammarMetrics::new(),
                 device_hits: tiers::hits("device"),
                 host: has_host_tier.then(|| TierMetrics::new(Tier::Host)),
             }
@@ -123,6 +127,10 @@ impl Metrics {
     /// Prompt tokens found cached on the device.
     pub fn count_device_hits(&self, tokens: usize) {
         self.device_hits.increment(tokens as u64);
+    }
+
+    pub fn grammars(&self) -> &GrammarMetrics {
+        &self.grammars
     }
 
     /// Of the tier in host memory, if there is one.

@@ -6,8 +6,12 @@ mod tests;
 
 use std::ops::Range;
 
-use engine::sampling::{History, sample, score};
-use engine::{BlockId, Chunk, KvShape, RunError, Runner, RunnerShape, Sampled, Step, StepResult};
+use engine::constraint::{Ends, constrain};
+use engine::sampling::{History, sample, sample_within, score};
+use engine::{
+    BlockId, Chunk, KvShape, RunError, Runner, RunnerShape, Sampled, Step, StepResult, TokenMask,
+    Violation,
+};
 use models::{Batch, BatchSequence, CausalLm, DeviceError};
 
 /// Runs steps on a model.
@@ -17,6 +21,10 @@ pub struct ModelRunner {
     batch: StepBatch,
     /// `[outputs, vocab_size]` of the last step.
     logits: Vec<f32>,
+    /// `[pooled tokens, hidden_size]` of the last step.
+    states: Vec<f32>,
+    /// Of the last step's constrained chunks.
+    masks: Vec<TokenMask>,
 }
 
 impl ModelRunner {
@@ -41,6 +49,8 @@ impl ModelRunner {
             shape,
             batch: StepBatch::default(),
             logits: Vec::new(),
+            states: Vec::new(),
+            masks: Vec::new(),
         })
     }
 }
@@ -52,21 +62,39 @@ impl Runner for ModelRunner {
 
     fn run(&mut self, step: &Step<'_>) -> Result<StepResult, RunError> {
         self.batch.fill(step);
+        let mut allowed = self.constrain(step);
+        let out = (&mut self.logits, &mut self.states);
         self.model
-            .forward(&self.batch.view(), &mut self.logits)
+            .forward_with_hidden(&self.batch.view(), self.batch.pooled.len(), out)
             .map_err(run_error)?;
+        let eos = &self.shape.eos_token_ids;
         let mut rows = self.logits.chunks_mut(self.shape.vocab_size);
         let mut result = StepResult::default();
-        for chunk in &step.chunks {
+        for (index, chunk) in step.chunks.iter().enumerate() {
             let scored = scored_rows(chunk)
                 .zip(rows.by_ref())
                 .map(|(row, logits)| score_prompt(chunk, row, logits))
                 .collect();
-            let drawn = if chunk.sample { rows.next() } else { None };
             result.prompt_logprobs.push(scored);
-            result
-                .sampled
-                .push(drawn.map(|logits| draw(chunk, logits, &self.shape.eos_token_ids)));
+            let row = if chunk.sample { rows.next() } else { None };
+            let drawn = row.and_then(|logits| match allowed[index].take() {
+                None => Some(draw(chunk, logits, eos)),
+                Some(Ok(mask)) => Some(draw_within(chunk, logits, &self.masks[mask])),
+                Some(Err(violation)) => {
+                    result.violations.push((index, violation));
+                    None
+                }
+            });
+            result.sampled.push(drawn);
+        }
+        let hidden_size = self.model.config().hidden_size;
+        let mut states = self.states.as_slice();
+        for (index, chunk) in step.chunks.iter().enumerate() {
+            let (own, rest) = states.split_at(chunk.pooled.len() * hidden_size);
+            states = rest;
+            if !own.is_empty() {
+                result.pooled.push((index, own.to_vec()));
+            }
         }
         Ok(result)
     }
@@ -80,6 +108,30 @@ impl Runner for ModelRunner {
     }
 }
 
+impl ModelRunner {
+    /// What each chunk's token obeys: the place of its mask in `masks`; `None`:
+    /// nothing.
+    fn constrain(&mut self, step: &Step<'_>) -> Vec<Option<Result<usize, Violation>>> {
+        let mut used = 0;
+        let mut of_chunk = |chunk: &Chunk<'_>| {
+            let constraint = chunk.constraint.filter(|_| chunk.sample)?;
+            if used == self.masks.len() {
+                self.masks.push(TokenMask::default());
+            }
+            let mask = &mut self.masks[used];
+            mask.clear(self.shape.vocab_size);
+            let ends = Ends {
+                eos: &self.shape.eos_token_ids,
+                sampling: chunk.sampling,
+            };
+            let generated = &chunk.tokens[chunk.prompt_len..];
+            used += 1;
+            Some(constrain(constraint, generated, &ends, mask).map(|()| used - 1))
+        };
+        step.chunks.iter().map(&mut of_chunk).collect()
+    }
+}
+
 /// A step's batch; its vectors keep their room from step to step.
 #[derive(Default)]
 struct StepBatch {
@@ -87,16 +139,19 @@ struct StepBatch {
     blocks: Vec<u32>,
     sequences: Vec<BatchSequence>,
     outputs: Vec<u32>,
+    /// The last of `outputs`.
+    pooled: Vec<u32>,
 }
 
 impl StepBatch {
     /// Outputs are, for each chunk: its scored rows, then its last row if a
-    /// token is drawn from it.
+    /// token is drawn from it; and after those of all chunks their pooled rows.
     fn fill(&mut self, step: &Step<'_>) {
         self.tokens.clear();
         self.blocks.clear();
         self.sequences.clear();
         self.outputs.clear();
+        self.pooled.clear();
         for chunk in &step.chunks {
             let (first_row, first_block) = (self.tokens.len(), self.blocks.len());
             self.tokens
@@ -111,7 +166,11 @@ impl StepBatch {
             let drawn = chunk.sample.then(|| chunk.end - chunk.start - 1);
             self.outputs
                 .extend(scored.chain(drawn).map(|row| (first_row + row) as u32));
+            let pooled = chunk.pooled.clone().map(|position| position - chunk.start);
+            self.pooled
+                .extend(pooled.map(|row| (first_row + row) as u32));
         }
+        self.outputs.extend_from_slice(&self.pooled);
     }
 
     fn view(&self) -> Batch<'_> {
@@ -142,6 +201,12 @@ fn draw(chunk: &Chunk<'_>, logits: &mut [f32], eos: &[u32]) -> Sampled {
     let (prompt, generated) = chunk.tokens.split_at(chunk.prompt_len);
     let history = History { prompt, generated };
     sample(logits, &history, chunk.sampling, eos)
+}
+
+fn draw_within(chunk: &Chunk<'_>, logits: &mut [f32], mask: &TokenMask) -> Sampled {
+    let (prompt, generated) = chunk.tokens.split_at(chunk.prompt_len);
+    let history = History { prompt, generated };
+    sample_within(logits, &history, chunk.sampling, mask)
 }
 
 fn run_error(error: DeviceError) -> RunError {

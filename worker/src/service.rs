@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use engine::{KvSource, Purpose};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use proto::worker as pb;
@@ -26,6 +27,7 @@ use crate::failure::Failure;
 use crate::handover::Receiver;
 use crate::handover::send::Sending;
 use crate::metrics::Metrics;
+use crate::structured::Structured;
 use crate::tickets::Tickets;
 use crate::wire::{self, BlockIdentity};
 
@@ -37,6 +39,7 @@ pub struct Shared {
     /// Where other workers pull from.
     pub address: String,
     pub identity: BlockIdentity,
+    pub structured: Structured,
     pub layout: pb::KvLayout,
     pub engine: EngineHandle,
     pub feed: Arc<EventFeed>,
@@ -63,6 +66,24 @@ impl Shared {
             return Err(Failure::engine_failed());
         }
         Ok(())
+    }
+
+    /// A request for the engine, which checks its tokens and limits.
+    async fn request(
+        &self,
+        prompt: Option<pb::Prompt>,
+        (kv, purpose): (KvSource, Purpose),
+    ) -> Result<engine::Request, Failure> {
+        let constraint = prompt.as_ref().and_then(|prompt| prompt.constraint.clone());
+        let id = self.engine.next_id();
+        let mut request = self.identity.request(prompt, id, kv, purpose)?;
+        if let Some(constraint) = constraint {
+            let first = request.tokens.len().saturating_sub(request.resumed_tokens);
+            let resumed = request.tokens[first..].to_vec();
+            let compiled = self.structured.constraint(constraint, resumed).await?;
+            request.constraint = Some(compiled);
+        }
+        Ok(request)
     }
 
     /// Whether new work is welcome.

@@ -29,6 +29,7 @@ use crate::kv_tier;
 use crate::metrics::Metrics;
 use crate::model::{self, LoadedModel, ModelError};
 use crate::service::{Shared, WorkerService};
+use crate::structured::Structured;
 use crate::tickets::Tickets;
 use crate::wire::{self, BlockIdentity};
 use loading::Loading;
@@ -215,6 +216,11 @@ pub(crate) fn assemble(
         metrics: metrics.clone(),
     });
     Ok(Shared {
+        structured: Structured::new(
+            &model.files,
+            &shape.eos_token_ids,
+            metrics.grammars().clone(),
+        ),
         description,
         files: model.files,
         address: config

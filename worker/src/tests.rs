@@ -160,6 +160,8 @@ fn prompt(tokens: impl IntoIterator<Item = u32>, max_tokens: u32) -> pb::Prompt 
             ..pb::Sampling::default()
         }),
         cache_salt: String::new(),
+        constraint: None,
+        pooling: pb::Pooling::None.into(),
         priority: 0,
     }
 }
@@ -170,6 +172,7 @@ struct Generated {
     started: Option<pb::Started>,
     tokens: Vec<u32>,
     prompt_logprobs: usize,
+    embedding: Vec<f32>,
     finished: pb::Finished,
 }
 
@@ -185,6 +188,7 @@ async fn collect(mut events: Streaming<pb::GenerateEvent>) -> Result<Generated, 
                     .tokens
                     .extend(tokens.tokens.iter().map(|it| it.id));
             }
+            Event::Embedding(embedding) => generated.embedding = embedding.values,
             Event::PromptLogprobs(logprobs) => generated.prompt_logprobs += logprobs.tokens.len(),
             Event::Finished(finished) => {
                 generated.finished = finished;

@@ -1,112 +1,18 @@
 //! Between the wire's types and the worker's own. Wire types stop here.
 
+mod request;
+
 use std::time::Duration;
 
-use engine::{
-    Finish, KvShape, KvSource, Purpose, Request, Sampled, SamplingParams, SequenceId, TopLogprob,
-};
-use kvcache_index::{HashScope, KvEvent, Tier};
+use engine::{Finish, KvShape, Sampled, TopLogprob};
+use kvcache_index::{KvEvent, Tier};
 use proto::worker as pb;
 
 use crate::config::Role;
 use crate::engine_thread::StageTimes;
 use crate::event_feed::{Pulse, Update, WorkerStatus};
 use crate::event_log::Run;
-use crate::failure::Failure;
-
-/// What every block of this worker's prompts shares.
-#[derive(Clone, Debug)]
-pub struct BlockIdentity {
-    pub model_fingerprint: String,
-    pub block_size: usize,
-}
-
-impl BlockIdentity {
-    /// A request for the engine, which checks its tokens and limits.
-    pub fn request(
-        &self,
-        prompt: Option<pb::Prompt>,
-        id: SequenceId,
-        kv: KvSource,
-        purpose: Purpose,
-    ) -> Result<Request, Failure> {
-        let prompt = prompt.ok_or_else(|| Failure::invalid("prompt is missing"))?;
-        let wire = prompt
-            .sampling
-            .ok_or_else(|| Failure::invalid("prompt.sampling is missing"))?;
-        let scope = HashScope::new(&self.model_fingerprint, &prompt.cache_salt, self.block_size);
-        Ok(Request {
-            id,
-            // Here, so that a long prompt does not hold up the engine's thread.
-            hashes: scope.full_blocks(&prompt.token_ids, self.block_size),
-            scope,
-            tokens: prompt.token_ids,
-            resumed_tokens: prompt.resumed_tokens as usize,
-            priority: prompt.priority,
-            sampling: sampling(wire)?,
-            kv,
-            purpose,
-        })
-    }
-}
-
-fn sampling(wire: pb::Sampling) -> Result<SamplingParams, Failure> {
-    let within = |name: &str, value: f32, valid: bool, range: &str| {
-        if valid {
-            return Ok(value);
-        }
-        Err(Failure::invalid(format!(
-            "sampling.{name} is {value}; it must be {range}"
-        )))
-    };
-    let finite = |value: f32| value.is_finite();
-    Ok(SamplingParams {
-        temperature: within(
-            "temperature",
-            wire.temperature,
-            finite(wire.temperature) && wire.temperature >= 0.0,
-            "0 or more",
-        )?,
-        top_p: within(
-            "top_p",
-            wire.top_p,
-            wire.top_p > 0.0 && wire.top_p <= 1.0,
-            "above 0 and at most 1",
-        )?,
-        top_k: wire.top_k,
-        min_p: within(
-            "min_p",
-            wire.min_p,
-            (0.0..=1.0).contains(&wire.min_p),
-            "from 0 to 1",
-        )?,
-        seed: wire.seed,
-        repetition_penalty: within(
-            "repetition_penalty",
-            wire.repetition_penalty,
-            finite(wire.repetition_penalty) && wire.repetition_penalty > 0.0,
-            "above 0",
-        )?,
-        presence_penalty: within(
-            "presence_penalty",
-            wire.presence_penalty,
-            finite(wire.presence_penalty),
-            "a finite number",
-        )?,
-        frequency_penalty: within(
-            "frequency_penalty",
-            wire.frequency_penalty,
-            finite(wire.frequency_penalty),
-            "a finite number",
-        )?,
-        ignore_eos: wire.ignore_eos,
-        stop_token_ids: wire.stop_token_ids,
-        logprobs: wire.logprobs,
-        prompt_logprobs: wire.prompt_logprobs,
-        max_tokens: wire.max_tokens as usize,
-        min_tokens: wire.min_tokens as usize,
-    })
-}
+pub use request::{BlockIdentity, purpose};
 
 pub fn role(role: Role) -> pb::Role {
     match role {
@@ -264,102 +170,7 @@ fn worker_status(status: WorkerStatus, pulse: Pulse) -> pb::Status {
 
 #[cfg(test)]
 mod tests {
-    use proto::ErrorCode;
-
     use super::*;
-
-    fn identity() -> BlockIdentity {
-        BlockIdentity {
-            model_fingerprint: "m".into(),
-            block_size: 16,
-        }
-    }
-
-    fn prompt(tokens: &[u32]) -> pb::Prompt {
-        pb::Prompt {
-            request_id: "r".into(),
-            token_ids: tokens.to_vec(),
-            resumed_tokens: 0,
-            sampling: Some(pb::Sampling {
-                top_p: 1.0,
-                repetition_penalty: 1.0,
-                max_tokens: 4,
-                ..pb::Sampling::default()
-            }),
-            cache_salt: String::new(),
-            priority: 0,
-        }
-    }
-
-    fn code(prompt: pb::Prompt) -> Option<ErrorCode> {
-        identity()
-            .request(
-                Some(prompt),
-                SequenceId(1),
-                KvSource::Compute,
-                Purpose::Generate,
-            )
-            .err()
-            .map(|failure| failure.code)
-    }
-
-    fn with_sampling(change: impl FnOnce(&mut pb::Sampling)) -> pb::Prompt {
-        let mut prompt = prompt(&[1]);
-        change(prompt.sampling.as_mut().unwrap());
-        prompt
-    }
-
-    #[test]
-    fn refuses_a_prompt_without_sampling() {
-        assert_eq!(code(prompt(&[1])), None);
-        let bad = pb::Prompt {
-            sampling: None,
-            ..prompt(&[1])
-        };
-        assert_eq!(code(bad), Some(ErrorCode::InvalidRequest));
-    }
-
-    #[test]
-    fn refuses_sampling_out_of_range() {
-        let bad = [
-            with_sampling(|it| it.temperature = -1.0),
-            with_sampling(|it| it.temperature = f32::NAN),
-            with_sampling(|it| it.top_p = 0.0),
-            with_sampling(|it| it.top_p = 1.1),
-            with_sampling(|it| it.min_p = 2.0),
-            with_sampling(|it| it.repetition_penalty = 0.0),
-            with_sampling(|it| it.presence_penalty = f32::INFINITY),
-            with_sampling(|it| it.frequency_penalty = f32::NAN),
-        ];
-        for bad in bad {
-            assert_eq!(
-                code(bad.clone()),
-                Some(ErrorCode::InvalidRequest),
-                "{bad:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn salt_separates_blocks() {
-        let scope = |salt: &str| {
-            let prompt = pb::Prompt {
-                cache_salt: salt.into(),
-                ..prompt(&[1])
-            };
-            identity()
-                .request(
-                    Some(prompt),
-                    SequenceId(1),
-                    KvSource::Compute,
-                    Purpose::Generate,
-                )
-                .unwrap()
-                .scope
-        };
-        assert_eq!(scope("a"), scope("a"));
-        assert_ne!(scope("a"), scope("b"));
-    }
 
     #[test]
     fn tokens_survive_the_wire() {

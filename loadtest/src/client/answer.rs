@@ -152,7 +152,7 @@ impl Answer {
         let usage = self.usage.get_or_insert_default();
         match event {
             Event::Started(started) => usage.cached_tokens = Some(started.cached_tokens),
-            Event::PromptLogprobs(_) => {}
+            Event::PromptLogprobs(_) | Event::Embedding(_) => {}
             Event::Tokens(part) => {
                 let tokens = part.tokens.len() as u32;
                 usage.completion_tokens += tokens;

@@ -180,6 +180,8 @@ fn for_worker(request: &PlannedRequest) -> Encoded {
             ..worker::Sampling::default()
         }),
         cache_salt: String::new(),
+        constraint: None,
+        pooling: worker::Pooling::None.into(),
         priority: request.priority.unwrap_or_default(),
     };
     Encoded {

@@ -22,6 +22,8 @@ pub(super) struct Active {
     output: Output,
     /// Its place among the running.
     pub(super) permit: Option<queue::Turn>,
+    /// When it had its turn.
+    pub(super) began: Duration,
     pub(super) router: usize,
     prompt_tokens: usize,
     /// Prompt and generated tokens.
@@ -54,6 +56,7 @@ impl Active {
             priority: request.priority,
             output: request.output,
             permit: None,
+            began: Duration::ZERO,
             router,
             prompt_tokens: tokens.len(),
             tokens,
@@ -133,12 +136,14 @@ impl Active {
                 presence_penalty: 0.0,
                 frequency_penalty: 0.0,
                 ignore_eos: true,
+                tokens: engine::TokenRules::default(),
                 stop_token_ids: Vec::new(),
                 logprobs: None,
                 prompt_logprobs: None,
                 max_tokens: self.output.max_tokens as usize,
                 min_tokens: 0,
             },
+            constraint: None,
             scope: scope.clone(),
             hashes: self.hashes.clone(),
             kv,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use kvcache_index::feed::Verdict;
 use kvcache_index::{Feed, KvEvent, WorkerSlot};
+use router::admission::Lead;
 use router::admission::queue::{Limits, Queue};
 use router::cluster::view::{Excluded, Member, Placed, Report, View};
 use router::plan::{Ask, Policy};
@@ -39,6 +40,8 @@ pub(super) struct Router {
     pub(super) admission: Queue<u64>,
     /// Requests wait here until a worker can begin them.
     pub(super) holds: bool,
+    /// From a turn to a first token.
+    pub(super) lead: Lead,
     policy: Box<dyn Policy>,
     /// By worker.
     feeds: Vec<Feed>,
@@ -50,6 +53,7 @@ impl Router {
             view: View::default(),
             admission: Queue::new(limits),
             holds: policy.holds(),
+            lead: Lead::default(),
             policy,
             feeds: Vec::new(),
         }

@@ -13,3 +13,4 @@ mod limits;
 #[allow(dead_code, reason = "each test binary uses its share")]
 mod parts;
 mod split;
+mod structured;

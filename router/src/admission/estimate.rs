@@ -1,11 +1,13 @@
 //! What a request will cost, before it is tokenised, and what it cost: the
 //! currency of fairness.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use futures::StreamExt;
+use tokio::time::Instant;
 
+use super::Gate;
 use crate::sequence::{Event, Events, Sequence};
 use crate::tokenize::{MaxTokens, Prompt, Request};
 
@@ -73,6 +75,8 @@ struct Counters {
     prompt: AtomicU64,
     generated: AtomicU64,
     sequences: AtomicU64,
+    /// Who wants to know when the first token came, and since when it is awaited.
+    turn: Option<(Weak<Gate>, Instant)>,
 }
 
 /// What a request came to.
@@ -90,6 +94,14 @@ impl Spent {
 }
 
 impl Usage {
+    /// Of a request that has its turn now.
+    pub(super) fn of_turn(gate: &Arc<Gate>) -> Usage {
+        Usage(Arc::new(Counters {
+            turn: Some((Arc::downgrade(gate), Instant::now())),
+            ..Counters::default()
+        }))
+    }
+
     /// The prompts are known. Completions of one prompt share it.
     pub fn tokenized(&self, sequences: &[Sequence]) {
         let mut prompts: Vec<_> = sequences.iter().map(|sequence| &sequence.prompt).collect();
@@ -106,13 +118,22 @@ impl Usage {
             let usage = self.clone();
             let counted = run.inspect(move |event| {
                 if let Ok(Event::Tokens(tokens)) = event {
-                    let generated = &usage.0.generated;
-                    generated.fetch_add(tokens.len() as u64, Ordering::Relaxed);
+                    usage.generated(tokens.len() as u64);
                 }
             });
             counted.boxed()
         };
         runs.into_iter().map(meter).collect()
+    }
+
+    fn generated(&self, tokens: u64) {
+        let before = self.0.generated.fetch_add(tokens, Ordering::Relaxed);
+        if before == 0
+            && let Some((gate, began)) = &self.0.turn
+            && let Some(gate) = gate.upgrade()
+        {
+            gate.lock().lead.learn(began.elapsed());
+        }
     }
 
     pub(super) fn spent(&self) -> Spent {

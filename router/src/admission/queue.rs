@@ -5,8 +5,8 @@
 //! Promises: never more turns out than the capacity allows; no free turn while
 //! somebody waits ([`Queue::next`] until it gives none); between tenants of a
 //! band, service in proportion to their weights, counted in tokens; within a
-//! tenant and band the more urgent first, and equals in order of arrival. A more
-//! urgent band goes first, but each band may have one turn and one place in
+//! tenant and band the more urgent first, of equals those who can still meet their
+//! objective, and then in order of arrival. A more urgent band goes first, but each band may have one turn and one place in
 //! [`FLOOR`]. Leaves waking and timers to the caller.
 
 mod band;
@@ -65,6 +65,9 @@ pub struct Ask {
     pub tokens: u64,
     /// A turn later than this is of no use.
     pub deadline: Option<Duration>,
+    /// A turn later than this is too late for an objective, and then better given to
+    /// whom it is not.
+    pub start_by: Option<Duration>,
 }
 
 /// A place among the running; give it back by [`Queue::release`].
@@ -130,6 +133,8 @@ pub struct Queue<W> {
     spots: FxHashMap<WaiterId, Spot>,
     /// By the time at which they are turned away.
     expiries: BTreeSet<(Duration, WaiterId)>,
+    /// Those who are in time for their objective, by when they will not be.
+    in_time: BTreeSet<(Duration, WaiterId)>,
     /// To be handed out by `expire`.
     turned_away: Vec<(W, Shed)>,
     running: usize,
@@ -149,6 +154,7 @@ impl<W> Queue<W> {
             passed_over: [0; Band::COUNT],
             spots: FxHashMap::default(),
             expiries: BTreeSet::new(),
+            in_time: BTreeSet::new(),
             turned_away: Vec::new(),
             running: 0,
             next_waiter: 0,
@@ -203,7 +209,7 @@ impl<W> Queue<W> {
         }
         let band = self.next_band()?;
         let (flow, place, waiter) = self.bands[band.index()].pop()?;
-        self.forget(WaiterId(place.ticket()), waiter.until);
+        self.forget(WaiterId(place.ticket()), &waiter);
         self.running += 1;
         let turn = Turn {
             band,
@@ -311,9 +317,11 @@ impl<W> Queue<W> {
             arrived: now,
             until: ask.deadline.map_or(longest, |it| it.min(longest)),
             has_deadline: ask.deadline.is_some_and(|it| it <= longest),
+            start_by: ask.start_by,
         };
         let until = waiter.until;
         self.expiries.insert((until, id));
+        self.in_time.extend(ask.start_by.map(|by| (by, id)));
         let place = Place::new(ask.priority, id.0);
         let weight = self.weight(&ask.tenant);
         let flow = self.bands[band.index()].push(&ask.tenant, weight, place, waiter);
@@ -360,18 +368,35 @@ impl<W> Queue<W> {
     fn remove(&mut self, id: WaiterId) -> Option<Waiter<W>> {
         let spot = self.spots.get(&id)?;
         let waiter = self.bands[spot.band.index()].remove(spot.flow, spot.place)?;
-        self.forget(id, waiter.until);
+        self.forget(id, &waiter);
         Some(waiter)
     }
 
-    fn forget(&mut self, id: WaiterId, until: Duration) {
+    fn forget(&mut self, id: WaiterId, waiter: &Waiter<W>) {
         self.spots.remove(&id);
-        self.expiries.remove(&(until, id));
+        self.expiries.remove(&(waiter.until, id));
+        if let Some(by) = waiter.start_by {
+            self.in_time.remove(&(by, id));
+        }
+    }
+
+    /// Who can't meet an objective any more goes behind those who can.
+    fn delay_late(&mut self, now: Duration) {
+        while let Some(&(by, id)) = self.in_time.first()
+            && by < now
+        {
+            self.in_time.remove(&(by, id));
+            if let Some(spot) = self.spots.get_mut(&id) {
+                self.bands[spot.band.index()].delay(spot.flow, spot.place);
+                spot.place = spot.place.late();
+            }
+        }
     }
 
     fn advance(&mut self, now: Duration) {
         self.drain.advance(now, !self.spots.is_empty());
         self.capacity.advance(now);
+        self.delay_late(now);
     }
 
     fn weight(&self, tenant: &str) -> f64 {

@@ -99,6 +99,7 @@ pub enum DecodeEvent {
     Started { cached_tokens: usize },
     Tokens { index: usize, tokens: Vec<Token> },
     PromptLogprobs { index: usize, tokens: Vec<Token> },
+    Embedding { values: Vec<f32> },
     Finished { reason: FinishReason },
 }
 

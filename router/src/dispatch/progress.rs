@@ -83,6 +83,7 @@ impl Progress {
                 self.scored += fresh.len();
                 Ok((!fresh.is_empty()).then_some(Event::PromptLogprobs(fresh)))
             }
+            DecodeEvent::Embedding { values } => Ok(Some(Event::Embedding(values))),
             DecodeEvent::Finished { reason } => Ok(Some(Event::Finished(reason))),
         }
     }

@@ -63,7 +63,7 @@ impl Run {
 
     /// The next event for the client.
     pub async fn next(&mut self) -> Result<Event, ApiError> {
-        let event = self.next_event().await;
+        let event = self.next_event().await.map_err(|error| self.place(error));
         match &event {
             Ok(event) => self.times.saw(event),
             Err(_) => {
@@ -74,6 +74,18 @@ impl Run {
             }
         }
         event
+    }
+
+    /// Says in which field of the request a constraint is that workers refuse.
+    fn place(&self, error: ApiError) -> ApiError {
+        match &self.progress.sequence().constraint {
+            Some(constraint) if error.code == ErrorCode::InvalidConstraint => ApiError {
+                message: format!("'{}': {}", constraint.param, error.message),
+                param: Some(constraint.param.clone()),
+                ..error
+            },
+            _ => error,
+        }
     }
 
     async fn next_event(&mut self) -> Result<Event, ApiError> {

@@ -37,7 +37,7 @@ impl Times {
 
     pub fn saw(&mut self, event: &Event) {
         match event {
-            Event::PromptLogprobs(_) => {}
+            Event::PromptLogprobs(_) | Event::Embedding(_) => {}
             Event::Started { cached_tokens } => self.cached_tokens = *cached_tokens,
             Event::Tokens(tokens) => {
                 let now = Instant::now();

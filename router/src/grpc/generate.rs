@@ -11,6 +11,7 @@ use proto::v1::generate_request::Prompt as WirePrompt;
 use tonic::Status;
 
 use super::{Generation, status};
+use crate::constraint::{Constraint, Grammar};
 use crate::error::ApiError;
 use crate::objectives::{self, Hints};
 use crate::sequence::{FinishReason, Sequence, Token};
@@ -23,6 +24,7 @@ pub(super) fn read(
     max_sequences: usize,
 ) -> Result<Request, ApiError> {
     let hints = hints(request.objectives.unwrap_or_default())?;
+    let constraint = request.constraint.map(constraint).transpose()?;
     let sampling = request.sampling.unwrap_or_default();
     let max_tokens = request
         .max_tokens
@@ -47,6 +49,12 @@ pub(super) fn read(
             min_tokens: sampling.min_tokens as usize,
             n: request.n.max(1) as usize,
             cache_salt: Arc::from(request.cache_salt),
+            logit_bias: sampling.logit_bias.into_iter().collect(),
+            allowed_token_ids: sampling.allowed_token_ids,
+            bad_words: sampling.bad_words,
+            constraint: constraint.map(Arc::new),
+            tools: None,
+            embeds: false,
             text: TextOptions {
                 stop: Arc::from(request.stop),
                 ..TextOptions::default()
@@ -56,6 +64,24 @@ pub(super) fn read(
     };
     request.check(max_sequences)?;
     Ok(request)
+}
+
+fn constraint(constraint: v1::Constraint) -> Result<Constraint, ApiError> {
+    use v1::constraint::Grammar as Wire;
+    let (field, grammar) = match constraint.grammar {
+        Some(Wire::JsonSchema(schema)) => ("json_schema", Grammar::JsonSchema(schema)),
+        Some(Wire::Regex(regex)) => ("regex", Grammar::Regex(regex)),
+        Some(Wire::Choice(choice)) => ("choice", Grammar::Choice(choice.texts)),
+        Some(Wire::Lark(lark)) => ("lark", Grammar::Lark(lark)),
+        None => {
+            let message = "'constraint' says nothing; give one of its grammars or leave it out";
+            return Err(ApiError::invalid("constraint", message));
+        }
+    };
+    Ok(Constraint {
+        param: format!("constraint.{field}"),
+        grammar,
+    })
 }
 
 fn hints(objectives: v1::Objectives) -> Result<Hints, ApiError> {

@@ -155,6 +155,34 @@ async fn bad_requests_say_what_is_wrong() {
 }
 
 #[test]
+fn constraints_and_token_rules_are_read() {
+    use v1::constraint::Grammar as Wire;
+    let read = |grammar: Option<Wire>, sampling: v1::Sampling| {
+        let request = v1::GenerateRequest {
+            constraint: Some(v1::Constraint { grammar }),
+            sampling: Some(sampling),
+            ..hello()
+        };
+        super::generate::read(request, 1).map(|request| request.options)
+    };
+    let biased = v1::Sampling {
+        logit_bias: [(7, -3.5)].into(),
+        ..v1::Sampling::default()
+    };
+    let options = read(Some(Wire::Regex("a+".into())), biased).unwrap();
+    assert_eq!(options.logit_bias, [(7, -3.5)]);
+    assert_eq!(options.constraint.unwrap().param, "constraint.regex");
+    let worded = v1::Sampling {
+        bad_words: vec!["no".into()],
+        ..v1::Sampling::default()
+    };
+    let refused = read(Some(Wire::Lark("start: \"a\"".into())), worded).unwrap_err();
+    assert_eq!(refused.param.as_deref(), Some("bad_words"));
+    let refused = read(None, v1::Sampling::default()).unwrap_err();
+    assert_eq!(refused.param.as_deref(), Some("constraint"));
+}
+
+#[test]
 fn objectives_are_fields_of_the_request() {
     let read = |objectives: v1::Objectives| {
         let request = v1::GenerateRequest {

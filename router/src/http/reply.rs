@@ -6,6 +6,7 @@
 
 mod choices;
 mod collect;
+mod embeddings;
 mod render;
 mod stream;
 mod usage;
@@ -22,7 +23,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
 use serde::Serialize;
 
 use crate::error::ApiError;
-use crate::openai::{ChatRequest, CompletionRequest, UsageObject};
+use crate::openai::{ChatRequest, CompletionRequest, EmbeddingRequest, UsageObject};
 use crate::sequence::{Events, Sequence};
 use crate::tokenize::{Choice, TextOptions};
 use choices::Choices;
@@ -84,7 +85,7 @@ pub async fn chat(
         },
         render: Render::chat(chat, sequences),
         tally: Tally::new(sequences, options.n),
-        pieces: pieces(sequences, runs, &options.text),
+        pieces: pieces(sequences, runs, &text_options(chat, sequences)),
     };
     reply.respond(chat.stream).await
 }
@@ -107,6 +108,17 @@ pub async fn completion(
         pieces: pieces(sequences, runs, &options.text),
     };
     reply.respond(completion.stream).await
+}
+
+/// The reply to a request for embeddings; `runs` are the events of `sequences`,
+/// in their order.
+pub async fn embeddings(
+    asked: &EmbeddingRequest,
+    sequences: &[Sequence],
+    runs: Vec<Events>,
+) -> Result<Response, ApiError> {
+    let body = embeddings::collect(asked, sequences, runs).await?;
+    Ok(response("application/json", Body::from(body)))
 }
 
 impl Reply {
@@ -170,6 +182,20 @@ impl Head {
             write_json(out, &usage);
         }
         out.push(b'}');
+    }
+}
+
+/// Markers of tool calls that are special tokens have to be seen.
+fn text_options(chat: &ChatRequest, sequences: &[Sequence]) -> TextOptions {
+    let options = &chat.generate.options;
+    let hides = |sequence: &Sequence| {
+        let mut markers = sequence.tool_format.markers().iter();
+        markers.any(|marker| sequence.model.special_token(marker).is_some())
+    };
+    let shown = options.tools.is_some() && sequences.first().is_some_and(hides);
+    TextOptions {
+        skip_special_tokens: options.text.skip_special_tokens && !shown,
+        ..options.text.clone()
     }
 }
 

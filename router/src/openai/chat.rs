@@ -5,11 +5,12 @@ use std::sync::Arc;
 use axum::body::Body;
 use serde_json::{Map, Value};
 
-use super::field::{Object, at_least, refuse, unsupported, wire_request};
+use super::field::{Object, at_least, unsupported, wire_request};
 use super::message::WireMessage;
-use super::{Limits, body};
+use super::{Limits, body, tools};
 use crate::error::ApiError;
 use crate::tokenize::{Conversation, MAX_LOGPROBS, MaxTokens, Prompt, Request};
+use crate::tools::ToolUse;
 
 /// A checked chat request.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,7 +32,7 @@ wire_request! {
         top_logprobs: i64,
         tools: Vec<Value>,
         tool_choice: Value,
-        response_format: Value,
+        parallel_tool_calls: bool,
         modalities: Vec<String>,
         add_generation_prompt: bool,
         chat_template_kwargs: Map<String, Value>,
@@ -71,10 +72,12 @@ impl WireChat {
         let (stream, include_usage) = self.streaming()?;
         let max_tokens = self.max_tokens()?;
         let logprobs = self.logprobs()?;
-        let conversation = self.conversation()?;
+        let tool_use = self.tool_use()?;
+        let conversation = self.conversation(tool_use.is_some())?;
         let hints = self.hints();
         let mut options = self.shared().options(max_tokens)?;
         options.logprobs = logprobs;
+        options.tools = tool_use.map(Arc::new);
         let generate = Request {
             model: self.model.unwrap_or_default(),
             prompts: vec![Prompt::Chat(Arc::new(conversation))],
@@ -90,12 +93,8 @@ impl WireChat {
         })
     }
 
-    /// Text is the only format there is.
+    /// Text is the only modality there is.
     fn check_formats(&self) -> Result<(), ApiError> {
-        let format = self.response_format.as_ref();
-        if format.is_some_and(|format| !format.is_null() && format["type"] != "text") {
-            return Err(unsupported("response_format"));
-        }
         if self
             .modalities
             .iter()
@@ -104,10 +103,15 @@ impl WireChat {
         {
             return Err(unsupported("modalities"));
         }
-        match &self.tool_choice {
-            Some(choice) if choice == "none" => Ok(()),
-            choice => refuse(&[("tool_choice", choice)]),
-        }
+        Ok(())
+    }
+
+    fn tool_use(&self) -> Result<Option<ToolUse>, ApiError> {
+        tools::tool_use(
+            self.tools.as_deref().unwrap_or_default(),
+            self.tool_choice.as_ref(),
+            self.parallel_tool_calls,
+        )
     }
 
     fn max_tokens(&self) -> Result<MaxTokens, ApiError> {
@@ -137,7 +141,8 @@ impl WireChat {
         Ok(wanted.then_some(top))
     }
 
-    fn conversation(&mut self) -> Result<Conversation, ApiError> {
+    /// `has_tools`: else the model is not to know of them.
+    fn conversation(&mut self, has_tools: bool) -> Result<Conversation, ApiError> {
         let messages = self.messages.take().unwrap_or_default();
         let messages = messages.into_iter().enumerate();
         let tools = self.tools.take().filter(|tools| !tools.is_empty());
@@ -145,10 +150,7 @@ impl WireChat {
             messages: messages
                 .map(|(index, Object(message))| message.check(index))
                 .collect::<Result<_, _>>()?,
-            // With "none" the model is not to know of them.
-            tools: tools
-                .filter(|_| self.tool_choice.is_none())
-                .map(Value::Array),
+            tools: tools.filter(|_| has_tools).map(Value::Array),
             add_generation_prompt: self.add_generation_prompt.unwrap_or(true),
             variables: self.chat_template_kwargs.take().unwrap_or_default(),
         })

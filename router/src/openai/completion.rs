@@ -39,12 +39,11 @@ wire_request! {
     refused {
         suffix,
         prompt_embeds,
-        response_format,
     }
 }
 
 /// A string, a list of strings, a list of token ids, or a list of such lists.
-struct Prompts(Vec<Prompt>);
+pub(super) struct Prompts(pub(super) Vec<Prompt>);
 
 impl CompletionRequest {
     /// Reads and checks the body of `request`.

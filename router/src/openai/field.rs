@@ -1,6 +1,7 @@
 //! The fields that both completion endpoints have, and the forms that several
 //! fields take.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
+use super::structured::Structured;
 use crate::error::ApiError;
 use crate::tokenize::{MaxTokens, Options, TextOptions};
 
@@ -48,16 +50,17 @@ macro_rules! wire_request {
             user: Option<String>,
             nvext: Option<$crate::openai::field::Object<$crate::openai::urgency::Nvext>>,
             return_token_ids: Option<bool>,
-            logit_bias: Option<serde_json::Value>,
-            prompt_logprobs: Option<serde_json::Value>,
+            logit_bias: Option<std::collections::BTreeMap<u32, f32>>,
+            bad_words: Option<Vec<String>>,
+            allowed_token_ids: Option<Vec<u32>>,
+            response_format: Option<$crate::openai::field::Object<$crate::openai::structured::ResponseFormat>>,
+            structured_outputs: Option<$crate::openai::field::Object<$crate::openai::structured::StructuredOutputs>>,
             guided_json: Option<serde_json::Value>,
-            guided_regex: Option<serde_json::Value>,
-            guided_choice: Option<serde_json::Value>,
-            guided_grammar: Option<serde_json::Value>,
-            structured_outputs: Option<serde_json::Value>,
+            guided_regex: Option<String>,
+            guided_choice: Option<Vec<String>>,
+            guided_grammar: Option<String>,
+            prompt_logprobs: Option<serde_json::Value>,
             use_beam_search: Option<serde_json::Value>,
-            bad_words: Option<serde_json::Value>,
-            allowed_token_ids: Option<serde_json::Value>,
             logits_processors: Option<serde_json::Value>,
             truncate_prompt_tokens: Option<serde_json::Value>,
         }
@@ -67,16 +70,8 @@ macro_rules! wire_request {
             fn check_refused(&self) -> Result<(), $crate::error::ApiError> {
                 $crate::openai::field::refuse(&[
                     $((stringify!($refused), &self.$refused),)*
-                    ("logit_bias", &self.logit_bias),
                     ("prompt_logprobs", &self.prompt_logprobs),
-                    ("guided_json", &self.guided_json),
-                    ("guided_regex", &self.guided_regex),
-                    ("guided_choice", &self.guided_choice),
-                    ("guided_grammar", &self.guided_grammar),
-                    ("structured_outputs", &self.structured_outputs),
                     ("use_beam_search", &self.use_beam_search),
-                    ("bad_words", &self.bad_words),
-                    ("allowed_token_ids", &self.allowed_token_ids),
                     ("logits_processors", &self.logits_processors),
                     ("truncate_prompt_tokens", &self.truncate_prompt_tokens),
                 ])
@@ -102,6 +97,17 @@ macro_rules! wire_request {
                     skip_special_tokens: self.skip_special_tokens.unwrap_or(true),
                     ignore_eos: self.ignore_eos.unwrap_or(false),
                     cache_salt: self.cache_salt.take().unwrap_or_default(),
+                    logit_bias: self.logit_bias.take().unwrap_or_default(),
+                    allowed_token_ids: self.allowed_token_ids.take().unwrap_or_default(),
+                    bad_words: self.bad_words.take().unwrap_or_default(),
+                    structured: $crate::openai::structured::Structured {
+                        response_format: self.response_format.take(),
+                        structured_outputs: self.structured_outputs.take(),
+                        guided_json: self.guided_json.take(),
+                        guided_regex: self.guided_regex.take(),
+                        guided_choice: self.guided_choice.take(),
+                        guided_grammar: self.guided_grammar.take(),
+                    },
                 }
             }
 
@@ -158,6 +164,10 @@ pub(super) struct Shared {
     pub(super) skip_special_tokens: bool,
     pub(super) ignore_eos: bool,
     pub(super) cache_salt: String,
+    pub(super) logit_bias: BTreeMap<u32, f32>,
+    pub(super) allowed_token_ids: Vec<u32>,
+    pub(super) bad_words: Vec<String>,
+    pub(super) structured: Structured,
 }
 
 impl Shared {
@@ -182,6 +192,12 @@ impl Shared {
             min_tokens: at_least("min_tokens", self.min_tokens.unwrap_or(0), 0)?,
             n: at_least("n", self.n.unwrap_or(1), 1)?,
             cache_salt: Arc::from(self.cache_salt),
+            logit_bias: self.logit_bias.into_iter().collect(),
+            allowed_token_ids: self.allowed_token_ids,
+            bad_words: self.bad_words,
+            constraint: self.structured.constraint()?.map(Arc::new),
+            tools: None,
+            embeds: false,
             text: TextOptions {
                 stop: Arc::from(self.stop),
                 include_stop: self.include_stop,

@@ -51,6 +51,27 @@ pub(crate) struct Delta<'a> {
     pub(crate) role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) content: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub(crate) tool_calls: &'a [CallDelta],
+}
+
+/// Of a tool call, whole or in a chunk.
+#[derive(Debug, serde::Serialize)]
+pub(crate) struct CallDelta {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) index: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) r#type: Option<&'static str>,
+    pub(crate) function: FunctionDelta,
+}
+
+#[derive(Debug, serde::Serialize)]
+pub(crate) struct FunctionDelta {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
+    pub(crate) arguments: String,
 }
 
 #[derive(serde::Serialize)]
@@ -66,8 +87,11 @@ pub(crate) struct ChatChoice<'a> {
 #[derive(serde::Serialize)]
 pub(crate) struct ResponseMessage<'a> {
     pub(crate) role: &'static str,
-    pub(crate) content: &'a str,
+    /// None beside calls.
+    pub(crate) content: Option<&'a str>,
     pub(crate) refusal: Option<()>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub(crate) tool_calls: &'a [CallDelta],
 }
 
 #[derive(serde::Serialize)]
@@ -124,6 +148,36 @@ impl Serialize for TopLogprobMap<'_> {
         }
         map.end()
     }
+}
+
+#[derive(serde::Serialize)]
+pub(crate) struct EmbeddingList<'a> {
+    pub(crate) id: String,
+    pub(crate) object: &'static str,
+    pub(crate) data: Vec<EmbeddingObject>,
+    pub(crate) model: &'a str,
+    pub(crate) usage: EmbeddingUsage,
+}
+
+#[derive(serde::Serialize)]
+pub(crate) struct EmbeddingObject {
+    pub(crate) object: &'static str,
+    pub(crate) index: usize,
+    pub(crate) embedding: Vector,
+}
+
+/// Numbers, or the base64 of their bytes.
+#[derive(serde::Serialize)]
+#[serde(untagged)]
+pub(crate) enum Vector {
+    Floats(Vec<f32>),
+    Base64(String),
+}
+
+#[derive(serde::Serialize)]
+pub(crate) struct EmbeddingUsage {
+    pub(crate) prompt_tokens: usize,
+    pub(crate) total_tokens: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]

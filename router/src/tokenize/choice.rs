@@ -113,6 +113,7 @@ impl Choice {
                 self.next.prompt.extend(tokens);
                 None
             }
+            Event::Embedding(_) => None,
             Event::Tokens(_) if self.max_tokens == 0 => None,
             Event::Tokens(tokens) => {
                 for token in tokens {

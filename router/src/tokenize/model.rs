@@ -15,6 +15,7 @@ use super::encoder::Encoder;
 use super::longest::longest;
 use super::template::ChatTemplate;
 use super::vocabulary::Vocabulary;
+use crate::tools::ToolFormat;
 
 /// What a worker tells of its model.
 #[derive(Clone, Debug)]
@@ -45,6 +46,8 @@ pub struct Model {
     eos: Vec<u32>,
     defaults: Defaults,
     template: Option<ChatTemplate>,
+    tool_format: ToolFormat,
+    matryoshka: Matryoshka,
     encoder: Encoder,
     vocabulary: Vocabulary,
     /// Of text, in bytes; longer text is sure to exceed the context.
@@ -66,6 +69,15 @@ pub(super) struct Defaults {
 #[derive(Default, Deserialize)]
 struct TokensConfig {
     eos_token_id: Option<OneOrMany>,
+}
+
+/// The part of config.json that says to which lengths embeddings can be cut, in
+/// vLLM's words; no list: to every one.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Matryoshka {
+    is_matryoshka: bool,
+    matryoshka_dimensions: Vec<usize>,
 }
 
 #[derive(Deserialize)]
@@ -90,13 +102,16 @@ impl Model {
         let encoder = Encoder::new(Arc::clone(&tokenizer), json);
         let vocabulary = Vocabulary::new(tokenizer, json, vocab_size)?;
         let longest = longest(&vocabulary, json);
+        let sources = sources(&card, &config)?;
         Ok(Model {
             created: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |now| now.as_secs()),
             eos,
             defaults: file(&card, "generation_config.json")?.unwrap_or_default(),
-            template: template(&card, &config)?,
+            tool_format: tool_format(&sources),
+            matryoshka: file(&card, "config.json")?.unwrap_or_default(),
+            template: template(sources, &config)?,
             max_text_len: longest.map(|longest| longest.saturating_mul(card.max_model_len)),
             encoder,
             vocabulary,
@@ -151,6 +166,23 @@ impl Model {
     /// Tokens that end a text.
     pub fn eos(&self) -> &[u32] {
         &self.eos
+    }
+
+    /// How its template shows tool calls.
+    pub fn tool_format(&self) -> ToolFormat {
+        self.tool_format
+    }
+
+    /// Whether its embeddings may be cut to so many numbers.
+    pub fn has_dimensions(&self, dimensions: usize) -> bool {
+        let listed = &self.matryoshka.matryoshka_dimensions;
+        listed.contains(&dimensions) || (listed.is_empty() && self.matryoshka.is_matryoshka)
+    }
+
+    /// The id of `text`, if it is a special token.
+    pub fn special_token(&self, text: &str) -> Option<u32> {
+        let id = self.vocabulary.tokenizer.token_to_id(text)?;
+        self.vocabulary.is_special(id).then_some(id)
     }
 
     /// The text of a whole sequence of tokens, without special tokens.
@@ -223,15 +255,27 @@ fn eos(card: &ModelCard, config: &Value, tokenizer: &Tokenizer) -> Result<Vec<u3
     Ok(named.into_iter().collect())
 }
 
-fn template(card: &ModelCard, config: &Value) -> Result<Option<ChatTemplate>, String> {
-    let sources = match card.files.get("chat_template.jinja") {
+/// The chat templates' texts, by name.
+fn sources(card: &ModelCard, config: &Value) -> Result<Vec<(String, String)>, String> {
+    Ok(match card.files.get("chat_template.jinja") {
         Some(source) => {
             let source = String::from_utf8(source.clone());
             let source = source.map_err(|error| format!("chat_template.jinja: {error}"))?;
             vec![("default".to_owned(), source)]
         }
         None => template_sources(&config["chat_template"]),
-    };
+    })
+}
+
+fn tool_format(sources: &[(String, String)]) -> ToolFormat {
+    let texts: String = sources.iter().map(|(_, text)| text.as_str()).collect();
+    ToolFormat::of_template(&texts)
+}
+
+fn template(
+    sources: Vec<(String, String)>,
+    config: &Value,
+) -> Result<Option<ChatTemplate>, String> {
     if sources.is_empty() {
         return Ok(None);
     }

@@ -4,12 +4,16 @@
 
 use std::sync::Arc;
 
+use crate::constraint::Constraint;
 use crate::error::ApiError;
 use crate::objectives::Hints;
+use crate::tools::ToolUse;
 
 /// Most alternatives a client may ask to see with each token.
 pub const MAX_LOGPROBS: u32 = 20;
 const MAX_CHOICES: usize = 128;
+/// Entries of a list of tokens or words, each.
+const MAX_TOKEN_RULES: usize = 16_384;
 const MAX_STOP_STRINGS: usize = 16;
 const MAX_STOP_BYTES: usize = 1024;
 
@@ -88,6 +92,16 @@ pub struct Options {
     /// Completions of each prompt.
     pub n: usize,
     pub cache_salt: Arc<str>,
+    /// Added to the logits of these tokens.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Nothing else is generated; empty: everything may be.
+    pub allowed_token_ids: Vec<u32>,
+    pub bad_words: Vec<String>,
+    /// What the whole text obeys.
+    pub constraint: Option<Arc<Constraint>>,
+    pub tools: Option<Arc<ToolUse>>,
+    /// Not a completion is wanted, but an embedding.
+    pub embeds: bool,
     pub text: TextOptions,
 }
 
@@ -128,6 +142,12 @@ impl Default for Options {
             min_tokens: 0,
             n: 1,
             cache_salt: Arc::from(""),
+            logit_bias: Vec::new(),
+            allowed_token_ids: Vec::new(),
+            bad_words: Vec::new(),
+            constraint: None,
+            tools: None,
+            embeds: false,
             text: TextOptions::default(),
         }
     }
@@ -206,7 +226,50 @@ impl Options {
             let message = format!("'repetition_penalty' must be above 0, not {penalty}");
             return Err(ApiError::invalid("repetition_penalty", message));
         }
+        self.check_token_rules()?;
         self.check_counts()
+    }
+
+    fn check_token_rules(&self) -> Result<(), ApiError> {
+        let far = |bias: &f32| !(-100.0..=100.0).contains(bias);
+        if let Some((token, bias)) = self.logit_bias.iter().find(|(_, bias)| far(bias)) {
+            let message =
+                format!("'logit_bias' of token {token} must be between -100 and 100, not {bias}");
+            return Err(ApiError::invalid("logit_bias", message));
+        }
+        let lists = [
+            ("logit_bias", self.logit_bias.len()),
+            ("allowed_token_ids", self.allowed_token_ids.len()),
+            ("bad_words", self.bad_words.len()),
+        ];
+        if let Some((param, _)) = lists.iter().find(|(_, len)| *len > MAX_TOKEN_RULES) {
+            let message = format!("'{param}' must have at most {MAX_TOKEN_RULES} entries");
+            return Err(ApiError::invalid(param, message));
+        }
+        self.check_constrained()
+    }
+
+    /// A constraint alone says where the text may end, and what is in it.
+    fn check_constrained(&self) -> Result<(), ApiError> {
+        let forced = self.tools.as_ref().is_some_and(|tools| tools.is_forced);
+        let constraint = match &self.constraint {
+            Some(constraint) => &constraint.param,
+            None if forced => "tool_choice",
+            None => return Ok(()),
+        };
+        let others = [
+            ("ignore_eos", self.ignore_eos),
+            ("min_tokens", self.min_tokens > 0),
+            ("allowed_token_ids", !self.allowed_token_ids.is_empty()),
+            ("bad_words", !self.bad_words.is_empty()),
+        ];
+        match others.iter().find(|(_, given)| *given) {
+            None => Ok(()),
+            Some((other, _)) => Err(ApiError::invalid(
+                other,
+                format!("'{other}' can't be combined with '{constraint}'; leave one of them out"),
+            )),
+        }
     }
 
     fn check_counts(&self) -> Result<(), ApiError> {

@@ -6,8 +6,10 @@ use std::iter;
 use std::time::Duration;
 
 use kvcache_index::KvEvent;
+use rustc_hash::FxHashMap;
 
 use crate::block_pool::{BlockPool, Content};
+use crate::constraint::Violation;
 use crate::error::{Rejected, StepError};
 use crate::rates::{Rates, StepTime};
 use crate::request::{Finish, Output, Purpose, Request, Sampled, SequenceId};
@@ -222,15 +224,23 @@ impl Engine {
             Ok(result) => result,
             Err(source) => return Err(self.lose(&plan.chunks, source, outputs)),
         };
+        let mut pooled = result.pooled.into_iter().collect::<FxHashMap<_, _>>();
+        let mut violations = result.violations.into_iter().collect::<FxHashMap<_, _>>();
         let prompt_logprobs = result.prompt_logprobs.into_iter().map(Some);
         let given = result
             .sampled
             .into_iter()
             .zip(prompt_logprobs.chain(iter::repeat_with(|| None)));
-        for (chunk, (sampled, scored)) in plan.chunks.iter().zip(given) {
+        for (index, (chunk, (sampled, scored))) in plan.chunks.iter().zip(given).enumerate() {
             self.computed(chunk, scored, &mut outputs);
-            match sampled {
-                Some(sampled) if chunk.sample => self.advance(chunk.id, sampled, &mut outputs),
+            if let Some(states) = pooled.remove(&index) {
+                self.pool(chunk, &states);
+            }
+            match (sampled, violations.remove(&index)) {
+                (_, Some(violation)) => self.fail(chunk.id, violation, &mut outputs),
+                (Some(sampled), None) if chunk.sample => {
+                    self.advance(chunk.id, sampled, &mut outputs);
+                }
                 _ => self.finish_scored(chunk, &mut outputs),
             }
         }
@@ -287,6 +297,15 @@ impl Engine {
         }
     }
 
+    fn pool(&mut self, chunk: &PlannedChunk, states: &[f32]) {
+        if let Some((sequence, _)) = self.scheduler.get_mut(chunk.id) {
+            let tokens = sequence.pooled(chunk.start, chunk.end);
+            if let Some(pool) = &mut sequence.pool {
+                pool.add(tokens, states);
+            }
+        }
+    }
+
     /// The sequence's next token was drawn, here or where its KV came from.
     pub(crate) fn advance(&mut self, id: SequenceId, sampled: Sampled, outputs: &mut Vec<Output>) {
         let eos = &self.runner.shape().eos_token_ids;
@@ -307,15 +326,23 @@ impl Engine {
                 self.scheduler.move_to(id, State::HandedOver);
                 outputs.push(Output::HandOver { id });
             }
-            (Purpose::Generate, Some(reason)) => self.finish(id, reason, outputs),
-            (Purpose::Generate, None) => {}
+            (Purpose::Generate | Purpose::Embed(_), Some(reason)) => {
+                self.finish(id, reason, outputs)
+            }
+            (Purpose::Generate | Purpose::Embed(_), None) => {}
         }
     }
 
     /// Ends a sequence that draws no token once its prompt is computed.
     fn finish_scored(&mut self, chunk: &PlannedChunk, outputs: &mut Vec<Output>) {
-        let sequence = self.scheduler.get(chunk.id);
-        if sequence.is_some_and(|sequence| sequence.remaining() == 0) {
+        let Some((sequence, _)) = self.scheduler.get_mut(chunk.id) else {
+            return;
+        };
+        if sequence.remaining() == 0 {
+            if let Some(pool) = sequence.pool.take() {
+                let (id, values) = (chunk.id, pool.finish());
+                outputs.push(Output::Embedding { id, values });
+            }
             self.finish(chunk.id, Finish::Length, outputs);
         }
     }
@@ -323,6 +350,11 @@ impl Engine {
     fn finish(&mut self, id: SequenceId, reason: Finish, outputs: &mut Vec<Output>) {
         self.scheduler.remove(id);
         outputs.push(Output::Finished { id, reason });
+    }
+
+    fn fail(&mut self, id: SequenceId, violation: Violation, outputs: &mut Vec<Output>) {
+        self.scheduler.remove(id);
+        outputs.push(Output::Failed { id, violation });
     }
 
     /// Something changed that may let a waiting sequence in.
@@ -333,11 +365,12 @@ impl Engine {
 
 /// A runner that breaks its contract must not pass for one that finished.
 fn check_result(plan: &Plan, result: &StepResult) -> Result<(), RunError> {
-    let drawn = plan.chunks.iter().zip(&result.sampled);
+    let drawn = plan.chunks.iter().zip(&result.sampled).enumerate();
+    let violates = |index| result.violations.iter().any(|(at, _)| *at == index);
     let missing_token = result.sampled.len() != plan.chunks.len()
         || drawn
             .into_iter()
-            .any(|(chunk, sampled)| chunk.sample && sampled.is_none());
+            .any(|(index, (chunk, sampled))| chunk.sample && sampled.is_none() && !violates(index));
     if missing_token {
         return Err(RunError("the runner left out a token".to_owned()));
     }

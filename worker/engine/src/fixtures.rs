@@ -25,6 +25,7 @@ pub(crate) fn greedy(max_tokens: usize) -> SamplingParams {
         presence_penalty: 0.0,
         frequency_penalty: 0.0,
         ignore_eos: false,
+        tokens: TokenRules::default(),
         stop_token_ids: Vec::new(),
         logprobs: None,
         prompt_logprobs: None,
@@ -47,6 +48,7 @@ pub(crate) fn request(id: u64, tokens: Vec<u32>, max_tokens: usize) -> Request {
         resumed_tokens: 0,
         priority: 0,
         sampling: greedy(max_tokens),
+        constraint: None,
         scope: HashScope::new("sim", "", BLOCK_SIZE),
         hashes: Vec::new(),
         kv: KvSource::Compute,
@@ -74,6 +76,45 @@ pub(crate) fn engine(total_blocks: usize) -> Engine {
 
 pub(crate) fn engine_with(total_blocks: usize, config: EngineConfig) -> Engine {
     Engine::new(config, Box::new(SimRunner::new(sim_config(total_blocks))))
+}
+
+/// Wants `count` tokens that count up from `from`, and then the end.
+#[derive(Debug)]
+pub(crate) struct Counting {
+    pub(crate) from: u32,
+    pub(crate) count: u32,
+}
+
+impl Constraint for Counting {
+    fn allow(&self, generated: &[u32], mask: &mut TokenMask) -> Result<bool, Violation> {
+        let counted = generated.len() as u32;
+        if !generated.iter().copied().eq(self.from..self.from + counted) {
+            return Err(Violation(format!("{generated:?} does not count")));
+        }
+        if counted < self.count {
+            mask.allow(self.from + counted);
+        }
+        Ok(counted == self.count)
+    }
+}
+
+/// Wants `count` tokens whose remainder by 7 depends on all before them, and
+/// then the end.
+#[derive(Debug)]
+pub(crate) struct Winding {
+    pub(crate) count: usize,
+}
+
+impl Constraint for Winding {
+    fn allow(&self, generated: &[u32], mask: &mut TokenMask) -> Result<bool, Violation> {
+        let ends = generated.len() >= self.count;
+        let turn = |before: u32, token: &u32| (before * 3 + token + 1) % 7;
+        let wanted = generated.iter().fold(0, turn);
+        for token in (wanted..EOS).step_by(7).take_while(|_| !ends) {
+            mask.allow(token);
+        }
+        Ok(ends)
+    }
 }
 
 /// The simulator with a will of its own.
@@ -235,6 +276,8 @@ pub(crate) struct Transcript {
     pub(crate) scored: Vec<u32>,
     pub(crate) handed_over: bool,
     pub(crate) finish: Option<Finish>,
+    pub(crate) violation: Option<Violation>,
+    pub(crate) embedding: Option<Vec<f32>>,
 }
 
 impl Transcript {
@@ -256,8 +299,14 @@ impl Transcript {
                 assert_eq!(index, self.scored.len() + 1);
                 self.scored.extend(tokens.iter().map(|it| it.token));
             }
+            Output::Embedding { values, .. } => {
+                assert_eq!(self.embedding.replace(values), None);
+            }
             Output::HandOver { .. } => self.handed_over = true,
             Output::Finished { reason, .. } => self.finish = Some(reason),
+            Output::Failed { violation, .. } => {
+                assert_eq!(self.violation.replace(violation), None);
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 //! that serving, tests and the cluster simulator run this very code.
 
 pub mod block_pool;
+pub mod constraint;
 mod engine;
 pub mod error;
 #[cfg(test)]
@@ -13,6 +14,7 @@ mod fixtures;
 pub mod handover;
 mod onboard;
 mod pace;
+mod pool;
 mod rates;
 pub mod request;
 pub mod runner;
@@ -23,6 +25,7 @@ pub mod sim;
 pub mod tier;
 mod tiers;
 
+pub use constraint::{Constraint, TokenMask, Violation};
 pub use engine::{Engine, EngineStatus, StepReport};
 pub use error::{ImportError, Rejected, StepError};
 pub use handover::Export;
@@ -30,10 +33,11 @@ pub use onboard::Onboarded;
 pub use pace::TargetStep;
 pub use rates::{Rates, StepTime};
 pub use request::{
-    Finish, KvSource, Output, Purpose, Request, Sampled, SamplingParams, SequenceId, TopLogprob,
+    Finish, KvSource, Output, Pooling, Purpose, Request, Sampled, SamplingParams, SequenceId,
+    TokenRules, TopLogprob,
 };
 pub use runner::{BlockId, Chunk, KvShape, RunError, Runner, RunnerShape, Step, StepResult};
-pub use sampling::{History, sample, score};
+pub use sampling::{History, sample, sample_within, score};
 pub use schedule::EngineConfig;
 pub use sim::{SimConfig, SimRunner};
 pub use tier::{Fetch, Fetched, KvTier, TierStatus};

@@ -1,6 +1,10 @@
 //! What the engine is asked to do, and what it answers.
 
+use std::sync::Arc;
+
 use kvcache_index::{BlockHash, HashScope};
+
+use crate::constraint::{Constraint, Violation};
 
 /// A sequence's number, given by the caller, unique in the engine's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -18,6 +22,8 @@ pub struct Request {
     /// Higher is more urgent.
     pub priority: i32,
     pub sampling: SamplingParams,
+    /// What all generated tokens obey, those of other workers too.
+    pub constraint: Option<Arc<dyn Constraint>>,
     /// Blocks are shared with sequences of equal scope.
     pub scope: HashScope,
     /// Identities in `scope` of the first full blocks of `tokens`, if the caller
@@ -45,6 +51,18 @@ pub enum Purpose {
     /// Compute the prompt and draw one token; then keep the blocks for export
     /// until released.
     HandOver,
+    /// Compute the prompt and make one vector of its final hidden states; no
+    /// token is drawn.
+    Embed(Pooling),
+}
+
+/// Which final hidden states make an embedding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// The last token's.
+    Last,
+    /// The mean of all tokens'.
+    Mean,
 }
 
 /// How tokens are drawn. Token `i` of a sequence is a function of logits, seed
@@ -67,6 +85,8 @@ pub struct SamplingParams {
     pub frequency_penalty: f32,
     /// Go on past the model's end-of-text tokens.
     pub ignore_eos: bool,
+    /// What is said of single tokens.
+    pub tokens: TokenRules,
     pub stop_token_ids: Vec<u32>,
     /// Alternatives reported with each token; `None`: no logprobs.
     pub logprobs: Option<u32>,
@@ -77,6 +97,18 @@ pub struct SamplingParams {
     pub max_tokens: usize,
     /// No end-of-text or stop token is among so many first tokens.
     pub min_tokens: usize,
+}
+
+/// What a request says of single tokens, whatever comes before them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TokenRules {
+    /// Added to the logits of these tokens.
+    pub bias: Vec<(u32, f32)>,
+    /// Nothing else is drawn, but for the model's end-of-text tokens; empty:
+    /// everything may be.
+    pub allowed: Vec<u32>,
+    /// Sequences of tokens whose last one is not drawn after the others.
+    pub banned: Vec<Vec<u32>>,
 }
 
 /// A token that was drawn (or, of a prompt, that was there).
@@ -127,6 +159,8 @@ pub enum Output {
         index: usize,
         tokens: Vec<Sampled>,
     },
+    /// Of a [`Purpose::Embed`] sequence: `[hidden_size]`, of length 1 (L2).
+    Embedding { id: SequenceId, values: Vec<f32> },
     /// A [`Purpose::HandOver`] sequence has computed its prompt and drawn its
     /// token; it keeps its blocks until released. That token may end the
     /// sequence: there is no [`Output::Finished`] here even then, the importing
@@ -134,6 +168,11 @@ pub enum Output {
     HandOver { id: SequenceId },
     /// It ended and holds no block.
     Finished { id: SequenceId, reason: Finish },
+    /// Its constraint can't be followed any further; it holds no block.
+    Failed {
+        id: SequenceId,
+        violation: Violation,
+    },
 }
 
 impl Output {
@@ -144,8 +183,10 @@ impl Output {
             | Output::Receiving { id, .. }
             | Output::Tokens { id, .. }
             | Output::PromptLogprobs { id, .. }
+            | Output::Embedding { id, .. }
             | Output::HandOver { id }
-            | Output::Finished { id, .. } => *id,
+            | Output::Finished { id, .. }
+            | Output::Failed { id, .. } => *id,
         }
     }
 }

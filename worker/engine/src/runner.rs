@@ -1,8 +1,10 @@
 //! The engine's side of a device: it runs what was scheduled and decides
 //! nothing.
 
+use std::ops::Range;
 use std::time::Duration;
 
+use crate::constraint::{Constraint, Violation};
 use crate::request::{Sampled, SamplingParams, SequenceId};
 
 /// A KV block's number in the device's pool.
@@ -35,6 +37,10 @@ pub struct Chunk<'a> {
     /// Report logprobs of prompt tokens `start + 1 ..= end` that are there.
     pub prompt_logprobs: bool,
     pub sampling: &'a SamplingParams,
+    /// What the token drawn obeys, given those generated before.
+    pub constraint: Option<&'a dyn Constraint>,
+    /// Give the final hidden states of these tokens, which are in `start..end`.
+    pub pooled: Range<usize>,
 }
 
 /// What a step gave, in the order of its chunks.
@@ -42,6 +48,11 @@ pub struct Chunk<'a> {
 pub struct StepResult {
     /// The token drawn, for chunks with `sample`.
     pub sampled: Vec<Option<Sampled>>,
+    /// Why chunks with `sample`, by their place in the step, have no token.
+    pub violations: Vec<(usize, Violation)>,
+    /// Final hidden states, `[tokens, hidden_size]`, for chunks with `pooled`, by
+    /// their place in the step.
+    pub pooled: Vec<(usize, Vec<f32>)>,
     /// Of prompt tokens `start + 1..`, for chunks with `prompt_logprobs`.
     pub prompt_logprobs: Vec<Vec<Sampled>>,
     /// How long the step takes on the device that is simulated; `None` from a

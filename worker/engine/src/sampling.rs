@@ -1,8 +1,9 @@
 //! Drawing a token from logits.
 //!
-//! The order is vLLM's: stop tokens are masked before `min_tokens`, then
-//! penalties, temperature, min-p, top-k, top-p, each over what the one before
-//! left. A draw is Gumbel-max: every token's noise is a function of seed, token
+//! The order is vLLM's: tokens that are not allowed or banned are masked, stop
+//! tokens before `min_tokens` too, biases are added, then come penalties,
+//! temperature, min-p, top-k, top-p, each over what the one before left. A draw
+//! is Gumbel-max: every token's noise is a function of seed, token
 //! index and token alone, so that a tiny difference between two devices'
 //! logits changes the token drawn only if two tokens nearly tie. Logprobs are
 //! those of the logits as they come in.
@@ -10,7 +11,9 @@
 mod filter;
 mod noise;
 mod penalty;
+mod rules;
 
+use crate::constraint::TokenMask;
 use crate::request::{Sampled, SamplingParams, TopLogprob};
 use filter::Candidate;
 use noise::Noise;
@@ -33,16 +36,45 @@ pub fn sample(
     params: &SamplingParams,
     eos: &[u32],
 ) -> Sampled {
+    let model = model_logits(logits, params);
+    rules::restrict(logits, history, &params.tokens, eos);
+    mask_stops(logits, history, params, eos);
+    let token = choose(logits, history, params);
+    sampled(model, token)
+}
+
+/// As [`sample`], of the tokens that `mask` allows: one at least. The mask has
+/// the last word, on end-of-text and stop tokens too.
+pub fn sample_within(
+    logits: &mut [f32],
+    history: &History<'_>,
+    params: &SamplingParams,
+    mask: &TokenMask,
+) -> Sampled {
+    let model = model_logits(logits, params);
+    mask.apply(logits);
+    let token = choose(logits, history, params);
+    sampled(model, token)
+}
+
+/// Makes all logits numbers, and remembers them if logprobs are asked for.
+fn model_logits(logits: &mut [f32], params: &SamplingParams) -> Option<(Vec<f32>, u32)> {
     for logit in logits.iter_mut() {
         *logit = finite_or_impossible(*logit);
     }
-    let model = params.logprobs.map(|top| (logits.to_vec(), top));
-    mask_stops(logits, history, params, eos);
+    params.logprobs.map(|top| (logits.to_vec(), top))
+}
+
+fn choose(logits: &mut [f32], history: &History<'_>, params: &SamplingParams) -> u32 {
+    rules::bias(logits, &params.tokens);
     penalty::apply(logits, history, params);
-    let token = match params.temperature >= GREEDY_BELOW {
+    match params.temperature >= GREEDY_BELOW {
         true => draw(logits, history.generated.len(), params),
         false => argmax(logits),
-    };
+    }
+}
+
+fn sampled(model: Option<(Vec<f32>, u32)>, token: u32) -> Sampled {
     match model {
         Some((logits, top)) => score(&logits, token, top),
         None => Sampled {

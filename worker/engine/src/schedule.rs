@@ -197,6 +197,8 @@ impl Scheduler {
                 sample: planned.sample,
                 prompt_logprobs: planned.prompt_logprobs,
                 sampling: &sequence.sampling,
+                constraint: sequence.constraint.as_deref(),
+                pooled: sequence.pooled(planned.start, planned.end),
             })
         };
         Step {

@@ -1,10 +1,14 @@
 //! A sequence's state: its tokens, how many are computed, and where.
 
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kvcache_index::{BlockHash, HashScope};
 
 use crate::block_pool::{BlockPool, Content};
+use crate::constraint::Constraint;
+use crate::pool::Pool;
 use crate::request::{Finish, KvSource, Purpose, Request, Sampled, SamplingParams, SequenceId};
 use crate::runner::BlockId;
 use crate::tiers::Onboarding;
@@ -37,6 +41,9 @@ pub(crate) struct Sequence {
     pub(crate) kv: KvSource,
     pub(crate) purpose: Purpose,
     pub(crate) sampling: SamplingParams,
+    pub(crate) constraint: Option<Arc<dyn Constraint>>,
+    /// If it is run for an embedding.
+    pub(crate) pool: Option<Pool>,
     /// Prompt and generated tokens.
     pub(crate) tokens: Vec<u32>,
     /// Tokens of the prompt; those after it are generated.
@@ -79,6 +86,11 @@ impl Sequence {
                 .saturating_add(request.sampling.max_tokens)
                 .min(max_len),
             sampling: request.sampling,
+            constraint: request.constraint,
+            pool: match request.purpose {
+                Purpose::Embed(pooling) => Some(Pool::new(pooling)),
+                Purpose::Generate | Purpose::HandOver => None,
+            },
             prompt_len,
             request_len: request.tokens.len(),
             tokens: request.tokens,
@@ -138,9 +150,10 @@ impl Sequence {
     /// before one whose logprob is due.
     pub(crate) fn cacheable(&mut self, block_size: usize) -> &[BlockHash] {
         let scores = self.sampling.prompt_logprobs.is_some() && self.next_scored < self.prompt_len;
-        let tokens = match scores {
-            true => self.next_scored - 1,
-            false => self.tokens.len() - 1,
+        let tokens = match &self.pool {
+            Some(pool) => pool.cacheable(self.tokens.len()),
+            None if scores => self.next_scored - 1,
+            None => self.tokens.len() - 1,
         };
         self.hash_blocks(tokens / block_size, block_size);
         &self.hashes[..tokens / block_size]
@@ -208,6 +221,12 @@ impl Sequence {
         self.computed = 0;
         self.onboarding = None;
         std::mem::take(&mut self.blocks)
+    }
+
+    /// Which of `start..end` count for its embedding.
+    pub(crate) fn pooled(&self, start: usize, end: usize) -> Range<usize> {
+        let pool = self.pool.as_ref();
+        pool.map_or(end..end, |pool| pool.wanted(start, end, self.tokens.len()))
     }
 
     /// Whether computing up to `end` gives logprobs of prompt tokens that were

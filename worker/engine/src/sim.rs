@@ -10,6 +10,7 @@ mod cost;
 mod image;
 mod kv;
 
+use crate::constraint::{Constraint, Ends, TokenMask, Violation, constrain};
 use crate::request::{Sampled, SamplingParams, TopLogprob};
 use crate::runner::{BlockId, Chunk, KvShape, RunError, Runner, RunnerShape, Step, StepResult};
 pub use cost::StepCost;
@@ -64,6 +65,12 @@ impl Default for SimConfig {
         }
     }
 }
+
+/// Of the embeddings that are made up.
+const HIDDEN_SIZE: u64 = 8;
+
+/// A token, or why there is none.
+type Drawn = Result<Sampled, Violation>;
 
 /// The simulated device.
 #[derive(Debug)]
@@ -130,6 +137,26 @@ impl SimRunner {
             .unwrap_or(0)
     }
 
+    /// Of the tokens that may follow, one by chance.
+    fn constrained(
+        &self,
+        chain: u64,
+        chunk: &Chunk<'_>,
+        constraint: &dyn Constraint,
+    ) -> Result<u32, Violation> {
+        let generated = &chunk.tokens[chunk.prompt_len..];
+        let ends = Ends {
+            eos: &self.config.eos_token_ids,
+            sampling: chunk.sampling,
+        };
+        let mut mask = TokenMask::none(self.shape.vocab_size);
+        constrain(constraint, generated, &ends, &mut mask)?;
+        let seed = kv::mix(chunk.sampling.seed ^ kv::mix(generated.len() as u64));
+        let (draw, vocab_size) = (kv::mix(chain ^ seed), self.shape.vocab_size as u64);
+        let tokens = (0..vocab_size).map(|step| (draw.wrapping_add(step) % vocab_size) as u32);
+        Ok(tokens.into_iter().find(|it| mask.allows(*it)).unwrap_or(0))
+    }
+
     /// Logprobs are made up: the token has ln 1/2, the next higher ln 1/4, and
     /// so on.
     fn scored(&self, token: u32, top: Option<u32>) -> Sampled {
@@ -159,7 +186,7 @@ impl SimRunner {
         Ok(())
     }
 
-    fn draw(&self, chunk: &Chunk<'_>) -> Result<Option<Sampled>, RunError> {
+    fn draw(&self, chunk: &Chunk<'_>) -> Result<Option<Drawn>, RunError> {
         if !chunk.sample {
             return Ok(None);
         }
@@ -173,8 +200,15 @@ impl SimRunner {
             true => self.kv.before(chunk.blocks, chunk.end)?,
             false => chunk.sampling.seed,
         };
-        let token = self.next_token(chain, chunk.end - chunk.prompt_len, chunk.sampling);
-        Ok(Some(self.scored(token, chunk.sampling.logprobs)))
+        let index = chunk.end - chunk.prompt_len;
+        let token = match chunk.constraint {
+            Some(constraint) => match self.constrained(chain, chunk, constraint) {
+                Ok(token) => token,
+                Err(violation) => return Ok(Some(Err(violation))),
+            },
+            None => self.next_token(chain, index, chunk.sampling),
+        };
+        Ok(Some(Ok(self.scored(token, chunk.sampling.logprobs))))
     }
 
     fn score_prompt(&self, chunk: &Chunk<'_>) -> Vec<Sampled> {
@@ -203,12 +237,16 @@ impl Runner for SimRunner {
         if self.keeps_kv() {
             self.compute(step)?;
         }
-        let sampled: Result<Vec<_>, _> = step.chunks.iter().map(|it| self.draw(it)).collect();
-        Ok(StepResult {
-            sampled: sampled?,
-            prompt_logprobs: step.chunks.iter().map(|it| self.score_prompt(it)).collect(),
-            simulated: Some(self.config.cost.of(step)),
-        })
+        let mut result = StepResult::default();
+        for (index, chunk) in step.chunks.iter().enumerate() {
+            let drawn = self.draw(chunk)?.transpose();
+            let drawn = drawn.map_err(|violation| result.violations.push((index, violation)));
+            result.sampled.push(drawn.unwrap_or_default());
+        }
+        result.pooled = step.chunks.iter().enumerate().filter_map(pooled).collect();
+        result.prompt_logprobs = step.chunks.iter().map(|it| self.score_prompt(it)).collect();
+        result.simulated = Some(self.config.cost.of(step));
+        Ok(result)
     }
 
     fn export_block(&self, block: BlockId, out: &mut Vec<u8>) -> Result<(), RunError> {
@@ -225,6 +263,19 @@ impl Runner for SimRunner {
         }
         image::read(bytes, self.kv.block_mut(block)?)
     }
+}
+
+/// Hidden states are made up of tokens and their positions.
+fn pooled((index, chunk): (usize, &Chunk<'_>)) -> Option<(usize, Vec<f32>)> {
+    if chunk.pooled.is_empty() {
+        return None;
+    }
+    let state = |position: usize| {
+        let seed = kv::mix(u64::from(chunk.tokens[position]) ^ kv::mix(position as u64));
+        let place = move |place| (kv::mix(seed ^ place) % 2001) as f32 / 1000.0 - 1.0;
+        (0..HIDDEN_SIZE).map(place)
+    };
+    Some((index, chunk.pooled.clone().flat_map(state).collect()))
 }
 
 fn fault(chunk: &Chunk<'_>, what: &str) -> RunError {

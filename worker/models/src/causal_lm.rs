@@ -26,7 +26,19 @@ pub trait CausalLm: Send {
 
     /// Computes the batch's rows and stores their KV. `logits` becomes
     /// `[batch.outputs, vocab_size]`.
-    fn forward(&mut self, batch: &Batch<'_>, logits: &mut Vec<f32>) -> Result<(), DeviceError>;
+    fn forward(&mut self, batch: &Batch<'_>, logits: &mut Vec<f32>) -> Result<(), DeviceError> {
+        self.forward_with_hidden(batch, 0, (logits, &mut Vec::new()))
+    }
+
+    /// As [`CausalLm::forward`], but the last `hidden` of the batch's outputs
+    /// have no logits: their final hidden states, after the last norm, become
+    /// `[hidden, hidden_size]`.
+    fn forward_with_hidden(
+        &mut self,
+        batch: &Batch<'_>,
+        hidden: usize,
+        logits_and_states: (&mut Vec<f32>, &mut Vec<f32>),
+    ) -> Result<(), DeviceError>;
 
     /// Appends the wire form of a block, as [`KvShape::block_bytes`] says it.
     fn export_block(&self, block: u32, out: &mut Vec<u8>) -> Result<(), DeviceError>;

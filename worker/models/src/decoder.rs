@@ -106,12 +106,17 @@ impl<D: Device, A: SelfAttention<D>> Decoder<D, A> {
         })
     }
 
-    /// Final norm and output matrix of the rows whose logits are wanted.
-    fn head(&mut self, outputs: usize) -> Result<(), DeviceError> {
+    /// Final norm of the rows that are wanted, and the output matrix of the first
+    /// `outputs - hidden` of them.
+    fn head(&mut self, outputs: usize, hidden: usize) -> Result<(), DeviceError> {
         let (config, device, a) = (&self.config, &self.device, &mut self.activations);
         device.gather(&a.hidden, config.hidden_size, &self.inputs, &mut a.update)?;
         self.norm
             .forward(device, &a.update, outputs, &mut a.normed)?;
+        let outputs = outputs - hidden;
+        if outputs == 0 {
+            return Ok(());
+        }
         device.part(Part::Head);
         let (x, logits) = (&a.normed, &mut a.logits);
         match &self.lm_head {
@@ -268,7 +273,12 @@ impl<D: Device, A: SelfAttention<D>> CausalLm for Decoder<D, A> {
         &self.kv_shape
     }
 
-    fn forward(&mut self, batch: &Batch<'_>, logits: &mut Vec<f32>) -> Result<(), DeviceError> {
+    fn forward_with_hidden(
+        &mut self,
+        batch: &Batch<'_>,
+        hidden: usize,
+        (logits, states): (&mut Vec<f32>, &mut Vec<f32>),
+    ) -> Result<(), DeviceError> {
         let (config, device) = (&self.config, &self.device);
         device.load_inputs(batch, &mut self.inputs)?;
         let longest = batch.sequences.iter().map(|sequence| sequence.context_len);
@@ -291,8 +301,16 @@ impl<D: Device, A: SelfAttention<D>> CausalLm for Decoder<D, A> {
             layer.forward(index, &mut pass, a)?;
         }
         let outputs = batch.outputs.len();
-        self.head(outputs)?;
-        let len = outputs * self.config.vocab_size;
+        let hidden = hidden.min(outputs);
+        self.head(outputs, hidden)?;
+        states.clear();
+        if hidden > 0 {
+            let size = self.config.hidden_size;
+            self.device
+                .read(&self.activations.normed, outputs * size, states)?;
+            states.drain(..(outputs - hidden) * size);
+        }
+        let len = (outputs - hidden) * self.config.vocab_size;
         self.device.read(&self.activations.logits, len, logits)
     }
 

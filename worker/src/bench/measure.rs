@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{BlockId, Chunk, Runner, SamplingParams, SequenceId, Step};
+use engine::{BlockId, Chunk, Runner, SamplingParams, SequenceId, Step, TokenRules};
 use models::{Meter, Usage};
 
 use super::{BLOCK_SIZE, BenchError, Config, Phase};
@@ -125,7 +125,9 @@ impl Bench {
             blocks: &sequence.blocks,
             sample: draw,
             prompt_logprobs: false,
+            pooled: positions.end..positions.end,
             sampling: &self.sampling,
+            constraint: None,
         });
         let step = Step {
             chunks: chunks.collect(),
@@ -161,6 +163,7 @@ fn greedy() -> SamplingParams {
         presence_penalty: 0.0,
         frequency_penalty: 0.0,
         ignore_eos: true,
+        tokens: TokenRules::default(),
         stop_token_ids: Vec::new(),
         logprobs: None,
         prompt_logprobs: None,

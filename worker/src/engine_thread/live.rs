@@ -49,7 +49,7 @@ impl Live {
     /// Passes on what the engine says; false if nobody listens.
     pub(super) fn tell(&mut self, output: Output, now: Duration, metrics: &Metrics) -> bool {
         let event = self.event(output, now, metrics);
-        match self.events_tx.try_send(Ok(event)) {
+        match self.events_tx.try_send(event) {
             Ok(()) => true,
             Err(TrySendError::Closed(_)) => false,
             Err(TrySendError::Full(_)) => {
@@ -66,8 +66,13 @@ impl Live {
         let _ = self.events_tx.try_send(Err(failure));
     }
 
-    fn event(&mut self, output: Output, now: Duration, metrics: &Metrics) -> Event {
-        match output {
+    fn event(
+        &mut self,
+        output: Output,
+        now: Duration,
+        metrics: &Metrics,
+    ) -> Result<Event, Failure> {
+        Ok(match output {
             Output::Started { cached_tokens, .. } => {
                 let queued = self.clock.times(now).queued;
                 if self.clock.stage() == Stage::Queue {
@@ -88,6 +93,7 @@ impl Live {
                 Event::Tokens { index, tokens }
             }
             Output::PromptLogprobs { index, tokens, .. } => Event::PromptLogprobs { index, tokens },
+            Output::Embedding { values, .. } => Event::Embedding { values },
             Output::HandOver { .. } => {
                 self.clock.enter(Stage::Transfer, now);
                 let times = self.clock.times(now);
@@ -99,7 +105,13 @@ impl Live {
                 metrics.record_finished(&times, reason);
                 Event::Finished { reason, times }
             }
-        }
+            Output::Failed { violation, .. } => {
+                metrics.record_times(&self.clock.times(now));
+                metrics.grammars().count_violation();
+                let message = violation.to_string();
+                return Err(Failure::new(ErrorCode::InvalidConstraint, message));
+            }
+        })
     }
 
     fn count_tokens(&mut self, tokens: usize, now: Duration, metrics: &Metrics) {

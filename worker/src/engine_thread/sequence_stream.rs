@@ -24,6 +24,8 @@ pub enum Event {
     Tokens { index: usize, tokens: Vec<Sampled> },
     /// Of prompt tokens from `index` on.
     PromptLogprobs { index: usize, tokens: Vec<Sampled> },
+    /// Of its prompt.
+    Embedding { values: Vec<f32> },
     /// Its prompt is computed and its blocks are kept for export.
     HandOver { times: StageTimes },
     /// The last event.

@@ -16,6 +16,11 @@ static SAMPLING: SamplingParams = SamplingParams {
     frequency_penalty: 0.0,
     ignore_eos: true,
     stop_token_ids: Vec::new(),
+    tokens: engine::TokenRules {
+        bias: Vec::new(),
+        allowed: Vec::new(),
+        banned: Vec::new(),
+    },
     logprobs: Some(2),
     prompt_logprobs: Some(3),
     max_tokens: 64,
@@ -52,6 +57,8 @@ fn chunk<'a>(tokens: &'a [u32], start: usize, end: usize, blocks: &'a [BlockId])
         sample: end == tokens.len(),
         prompt_logprobs: true,
         sampling: &SAMPLING,
+        constraint: None,
+        pooled: end..end,
     }
 }
 
@@ -158,4 +165,29 @@ fn a_step_that_does_not_fit_the_pool_is_an_error() {
         chunks: vec![chunk(&prompt, 0, 37, &outside)],
     };
     assert!(runner.run(&step).is_err());
+}
+
+#[test]
+fn pooled_states_do_not_depend_on_chunks_or_what_else_is_drawn() {
+    let tokens = prompt();
+    let pooled = |start, end, blocks, range: Range<usize>| Chunk {
+        pooled: range,
+        sample: false,
+        prompt_logprobs: false,
+        ..chunk(&tokens, start, end, blocks)
+    };
+    let mut runner = ModelRunner::new(model()).unwrap();
+    let whole = run(&mut runner, vec![pooled(0, 37, &FIRST, 0..37)]);
+    let (_, whole) = &whole.pooled[0];
+    let size = whole.len() / 37;
+    let mut parts = run(&mut runner, vec![pooled(0, 20, &SECOND, 3..20)]).pooled;
+    let beside = vec![
+        chunk(&tokens, 36, 37, &FIRST),
+        pooled(20, 37, &SECOND, 36..37),
+    ];
+    let last = run(&mut runner, beside);
+    assert!(last.sampled[0].is_some() && last.sampled[1].is_none());
+    parts.extend(last.pooled);
+    assert_eq!(parts[0].1, whole[3 * size..20 * size]);
+    assert_eq!(parts[1], (1, whole[36 * size..].to_vec()));
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_stream::try_stream;
-use engine::{KvSource, Purpose};
+use engine::KvSource;
 use futures::Stream;
 use proto::ErrorCode;
 use proto::worker as pb;
@@ -38,10 +38,8 @@ pub(super) async fn start(
         Some(_) => KvSource::Receive,
         None => KvSource::Compute,
     };
-    let id = shared.engine.next_id();
-    let engine_request = shared
-        .identity
-        .request(request.prompt, id, kv, Purpose::Generate)?;
+    let purpose = wire::purpose(request.prompt.as_ref());
+    let engine_request = shared.request(request.prompt, (kv, purpose)).await?;
     let prompt_tokens = engine_request.tokens.len();
     let spans = StageSpans::start(span);
     let mut call = Generate {
@@ -114,6 +112,7 @@ impl Generate {
                     tokens: wire::tokens(&tokens),
                 }))
             }
+            Event::Embedding { values } => Some(Answer::Embedding(pb::Embedding { values })),
             Event::HandOver { .. } => {
                 let message = "the engine handed over a sequence that is to be generated";
                 return Err(Failure::new(ErrorCode::Internal, message));

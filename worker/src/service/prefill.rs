@@ -27,11 +27,8 @@ pub(super) async fn start(
     request: pb::PrefillRequest,
     span: Span,
 ) -> Result<(u64, impl Stream<Item = Result<pb::PrefillEvent, Failure>>), Failure> {
-    let id = shared.engine.next_id();
-    let engine_request =
-        shared
-            .identity
-            .request(request.prompt, id, KvSource::Compute, Purpose::HandOver)?;
+    let part = (KvSource::Compute, Purpose::HandOver);
+    let engine_request = shared.request(request.prompt, part).await?;
     let spans = StageSpans::start(span);
     let sequence = shared.engine.submit(engine_request).await?;
     let mut call = Prefill {
@@ -117,7 +114,7 @@ impl Prefill {
                 None
             }
             Event::PromptLogprobs { .. } => None,
-            Event::Receiving { .. } | Event::Finished { .. } => {
+            Event::Receiving { .. } | Event::Embedding { .. } | Event::Finished { .. } => {
                 let message = "the engine did not hand over a sequence that was to be handed over";
                 return Err(Failure::new(ErrorCode::Internal, message));
             }

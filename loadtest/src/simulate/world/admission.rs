@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use router::admission::queue::{Arrival, Ask, Shed};
+use router::admission::queue::{Arrival, Ask, Shed, Turn};
 
 use super::{Event, World};
 use crate::record::Outcome;
@@ -22,13 +22,11 @@ impl World<'_> {
             priority: active.priority.unwrap_or_default(),
             tokens: active.cost(),
             deadline: None,
+            start_by: self.start_by(router),
         };
         match self.routers[router].admission.arrive(ask, number, self.now) {
             Arrival::Admitted { turn, .. } => {
-                if let Some(active) = self.active.get_mut(&number) {
-                    active.permit = Some(turn);
-                }
-                self.dispatch(number);
+                self.let_run(number, turn);
             }
             Arrival::Queued { until, .. } => self.queue.plan(until, Event::Waited { router }),
             Arrival::Shed { shed, .. } => self.turn_away(number, shed),
@@ -43,10 +41,7 @@ impl World<'_> {
             self.turn_away(number, shed);
         }
         while let Some((number, turn)) = self.routers[router].admission.next(now) {
-            if let Some(active) = self.active.get_mut(&number) {
-                active.permit = Some(turn);
-            }
-            self.dispatch(number);
+            self.let_run(number, turn);
         }
     }
 
@@ -65,6 +60,21 @@ impl World<'_> {
         if planner.admission.waiting() > 0 {
             self.let_in(router);
         }
+    }
+
+    /// When a request that comes now must run, to have its first token in time.
+    fn start_by(&self, router: usize) -> Option<Duration> {
+        let within = self.scenario.told.first_token?;
+        let lead = self.routers[router].lead.expected();
+        Some((self.now + within).saturating_sub(lead))
+    }
+
+    fn let_run(&mut self, number: u64, turn: Turn) {
+        if let Some(active) = self.active.get_mut(&number) {
+            active.permit = Some(turn);
+            active.began = self.now;
+        }
+        self.dispatch(number);
     }
 
     fn turn_away(&mut self, number: u64, shed: Shed) {

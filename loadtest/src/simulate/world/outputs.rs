@@ -81,17 +81,24 @@ impl World<'_> {
                     }
                 }
             }
-            Output::Finished { .. } => {
+            Output::Finished { .. } | Output::Failed { .. } => {
                 self.workers[at].tasks.remove(&id);
                 self.queue.plan(heard, Event::Done(task));
             }
-            Output::HandOver { .. } | Output::PromptLogprobs { .. } => {}
+            Output::HandOver { .. } | Output::PromptLogprobs { .. } | Output::Embedding { .. } => {}
         }
     }
 
     /// Remembers who serves the request of `task`, whose first token is there.
     fn served(&mut self, task: Task) {
-        let Some(placed) = self.current(task).and_then(|it| it.placed) else {
+        let now = self.now;
+        let Some(active) = self.current(task) else {
+            return;
+        };
+        let (router, took) = (active.router, now.saturating_sub(active.began));
+        let placed = active.placed;
+        self.routers[router].lead.learn(took);
+        let Some(placed) = placed else {
             return;
         };
         let prefill = placed

@@ -8,22 +8,39 @@ use std::time::Duration;
 /// Virtual time that one token takes at weight 1; divided by the weight.
 const UNIT: f64 = 1024.0;
 
-/// Order within a flow: the more urgent first, then by ticket.
+/// Order within a flow: the more urgent first, of equals those who are in time for
+/// their objective, then by ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place(Reverse<i32>, u64);
+pub(super) struct Place {
+    priority: Reverse<i32>,
+    is_late: bool,
+    ticket: u64,
+}
 
 impl Place {
     /// Tickets are numbered in order of arrival.
     pub(super) fn new(priority: i32, ticket: u64) -> Place {
-        Place(Reverse(priority), ticket)
+        Place {
+            priority: Reverse(priority),
+            is_late: false,
+            ticket,
+        }
+    }
+
+    /// Too late for its objective.
+    pub(super) fn late(self) -> Place {
+        Place {
+            is_late: true,
+            ..self
+        }
     }
 
     pub(super) fn priority(self) -> i32 {
-        self.0.0
+        self.priority.0
     }
 
     pub(super) fn ticket(self) -> u64 {
-        self.1
+        self.ticket
     }
 }
 
@@ -36,6 +53,8 @@ pub(super) struct Waiter<W> {
     pub(super) until: Duration,
     /// Because of its own deadline.
     pub(super) has_deadline: bool,
+    /// See [`super::Ask::start_by`].
+    pub(super) start_by: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -82,6 +101,13 @@ impl<W> Flow<W> {
         Some(waiter)
     }
 
+    /// The waiter goes behind those in time.
+    pub(super) fn delay(&mut self, place: Place) {
+        if let Some(waiter) = self.waiters.remove(&place) {
+            self.waiters.insert(place.late(), waiter);
+        }
+    }
+
     /// Virtual time of what waits.
     pub(super) fn backlog_time(&self) -> u64 {
         self.virtual_time(self.backlog)
@@ -94,11 +120,12 @@ impl<W> Flow<W> {
     /// Waiters that would go before one of `priority` that came now, and their
     /// tokens.
     pub(super) fn ahead_of(&self, priority: i32) -> (usize, u64) {
+        let own = Place::new(priority, u64::MAX);
         let last = self.waiters.last_key_value();
-        if last.is_none_or(|(place, _)| place.priority() >= priority) {
+        if last.is_none_or(|(place, _)| *place < own) {
             return (self.waiters.len(), self.backlog);
         }
-        let ahead = self.waiters.range(..Place::new(priority, u64::MAX));
+        let ahead = self.waiters.range(..own);
         ahead.fold((0, 0), |(count, tokens), (_, waiter)| {
             (count + 1, tokens + waiter.tokens)
         })

@@ -165,6 +165,11 @@ impl<W> Flows<W> {
         waiter
     }
 
+    /// See [`Flow::delay`].
+    pub(super) fn delay(&mut self, id: FlowId, place: Place) {
+        self.change(id, |flow| flow.delay(place));
+    }
+
     pub(super) fn arrived(&self, id: FlowId, place: Place) -> Option<Duration> {
         let waiter = self.flows.get(&id)?.waiters.get(&place)?;
         Some(waiter.arrived)

@@ -21,6 +21,7 @@ fn ask(tenant: &str, priority: i32, tokens: u64) -> Ask {
         priority,
         tokens,
         deadline: None,
+        start_by: None,
     }
 }
 
@@ -118,6 +119,41 @@ fn a_tenants_priorities_order_its_own_requests_only() {
     full.wait("other", ask("u", 1, 10));
     full.wait("urgent", ask("t", 1000, 10));
     assert_eq!(full.pass_all(), ["urgent", "other", "later"]);
+}
+
+#[test]
+fn who_can_meet_an_objective_goes_before_who_cannot_any_more() {
+    let mut full = full(10);
+    let by = |start_by, priority| Ask {
+        start_by: Some(start_by),
+        ..ask("t", priority, 10)
+    };
+    full.wait("late", by(SECOND, 0));
+    full.wait("in time", by(3 * SECOND, 0));
+    full.wait("any time", ask("t", 0, 10));
+    full.wait("late too", by(SECOND, 0));
+    full.wait("urgent, late", by(SECOND, 5));
+    let mut served = || full.pass(2 * SECOND);
+    let order: Vec<_> = std::iter::from_fn(&mut served).collect();
+    let expected = ["urgent, late", "in time", "any time", "late", "late too"];
+    assert_eq!(order, expected);
+}
+
+#[test]
+fn a_late_waiter_is_cancelled_and_turned_away_like_any_other() {
+    let mut full = full(10);
+    let by = |deadline| Ask {
+        start_by: Some(SECOND),
+        ..within(deadline, ask("t", 0, 10))
+    };
+    let cancelled = full.wait("cancelled", by(9 * SECOND));
+    full.wait("turned away", by(5 * SECOND));
+    full.wait("served", by(9 * SECOND));
+    assert_eq!(full.queue.cancel(cancelled, 2 * SECOND), Some("cancelled"));
+    let away = full.turned_away(5 * SECOND);
+    assert_eq!(away, [("turned away", Reason::DeadlinePassed)]);
+    assert_eq!(full.pass(6 * SECOND), Some("served"));
+    assert_eq!(full.queue.waiting(), 0);
 }
 
 #[test]

@@ -8,9 +8,10 @@ use proto::worker as wire;
 use tonic::Status;
 
 use super::{DecodeEvent, Description, Notice, PrefillEvent, Ticket, WorkerStatus};
+use crate::constraint::{CallGrammar, Constraint, Grammar, Piece};
 use crate::error::ApiError;
 use crate::plan::Role;
-use crate::sequence::{FinishReason, Sequence, Token};
+use crate::sequence::{FinishReason, Pooling, Sequence, Token};
 
 pub(super) fn description(described: wire::WorkerDescription) -> Description {
     Description {
@@ -61,9 +62,71 @@ pub(super) fn prompt(sequence: &Sequence, generated: &[u32]) -> wire::Prompt {
             prompt_logprobs: sampling.prompt_logprobs,
             max_tokens: sampling.max_tokens as u32,
             min_tokens: sampling.min_tokens as u32,
+            logit_bias: sampling.logit_bias.iter().copied().collect(),
+            allowed_token_ids: sampling.allowed_token_ids.clone(),
+            banned: sampling.banned.iter().map(token_sequence).collect(),
         }),
         cache_salt: sequence.cache_salt.to_string(),
+        constraint: sequence.constraint.as_deref().map(constraint),
+        pooling: pooling(sequence.pooling).into(),
         priority: sequence.objectives.priority,
+    }
+}
+
+fn pooling(pooling: Option<Pooling>) -> wire::Pooling {
+    match pooling {
+        None => wire::Pooling::None,
+        Some(Pooling::Last) => wire::Pooling::Last,
+        Some(Pooling::Mean) => wire::Pooling::Mean,
+    }
+}
+
+fn token_sequence(ids: &Vec<u32>) -> wire::TokenSequence {
+    wire::TokenSequence { ids: ids.clone() }
+}
+
+fn constraint(constraint: &Constraint) -> wire::Constraint {
+    use wire::constraint::Grammar as Wire;
+    let grammar = match &constraint.grammar {
+        Grammar::JsonSchema(schema) => Wire::JsonSchema(schema.clone()),
+        Grammar::Regex(regex) => Wire::Regex(regex.clone()),
+        Grammar::Choice(texts) => Wire::Choice(wire::Choice {
+            texts: texts.clone(),
+        }),
+        Grammar::Lark(lark) => Wire::Lark(lark.clone()),
+        Grammar::Calls(calls) => Wire::ToolCalls(tool_calls(calls)),
+    };
+    wire::Constraint {
+        grammar: Some(grammar),
+    }
+}
+
+fn tool_calls(calls: &CallGrammar) -> wire::ToolCalls {
+    let pieces = |pieces: &[Piece]| pieces.iter().map(piece).collect();
+    let tool = |(name, parameters): &(String, String)| wire::Tool {
+        name: name.clone(),
+        parameters: parameters.clone(),
+    };
+    wire::ToolCalls {
+        tools: calls.functions.iter().map(tool).collect(),
+        begin: pieces(&calls.begin),
+        open: pieces(&calls.open),
+        middle: pieces(&calls.middle),
+        close: pieces(&calls.close),
+        separator: pieces(&calls.separator),
+        end: pieces(&calls.end),
+        max_calls: calls.max_calls,
+        plain_names: calls.plain_names,
+    }
+}
+
+fn piece(piece: &Piece) -> wire::Piece {
+    use wire::piece::Piece as Wire;
+    wire::Piece {
+        piece: Some(match piece {
+            Piece::Text(text) => Wire::Text(text.clone()),
+            Piece::Token(id) => Wire::TokenId(*id),
+        }),
     }
 }
 
@@ -95,6 +158,9 @@ pub(super) fn decode_event(event: wire::GenerateEvent) -> Result<DecodeEvent, Ap
         Event::Tokens(part) => DecodeEvent::Tokens {
             index: part.index as usize,
             tokens: tokens(part.tokens),
+        },
+        Event::Embedding(embedding) => DecodeEvent::Embedding {
+            values: embedding.values,
         },
         Event::PromptLogprobs(part) => DecodeEvent::PromptLogprobs {
             index: part.index as usize,

@@ -1,5 +1,6 @@
 //! Choices in the shapes of the two endpoints.
 
+mod calls;
 mod logprobs;
 
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use crate::openai::{
 };
 use crate::sequence::{FinishReason, Sequence};
 use crate::tokenize::{Model, Piece, Prompt};
+use calls::Calls;
 use logprobs::{Echoed, chat_logprobs, text_logprobs};
 
 /// Writes choices for one request.
@@ -20,6 +22,8 @@ pub(super) struct Render {
     shape: Shape,
     /// Of each choice: whether its first chunk is out.
     begun: Vec<bool>,
+    /// Of each choice, if tools may be called.
+    calls: Vec<Calls>,
 }
 
 enum Shape {
@@ -43,6 +47,7 @@ impl Render {
             return_token_ids: chat.return_token_ids,
             shape: Shape::Chat,
             begun: vec![false; sequences.len()],
+            calls: Calls::of(chat, sequences),
         }
     }
 
@@ -66,6 +71,7 @@ impl Render {
             return_token_ids: completion.return_token_ids,
             shape: Shape::Text(sequences.iter().enumerate().map(shown).collect()),
             begun: vec![false; sequences.len()],
+            calls: Vec::new(),
         }
     }
 
@@ -82,6 +88,7 @@ impl Render {
             delta: Delta {
                 role: Some("assistant"),
                 content: Some(""),
+                tool_calls: &[],
             },
             logprobs: None,
             finish_reason: None,
@@ -93,15 +100,19 @@ impl Render {
     pub(super) fn chunk(&mut self, piece: &Piece, out: &mut Vec<u8>) {
         match &self.shape {
             Shape::Chat => {
-                let content = Some(piece.text.as_str()).filter(|text| !text.is_empty());
+                let read = self.calls.get_mut(piece.choice).map(|it| it.read(piece));
+                let text = read.as_ref().map_or(&piece.text, |read| &read.text);
+                let content = Some(text.as_str()).filter(|text| !text.is_empty());
+                let tool_calls = read.as_ref().map_or(&[][..], |read| &read.calls);
                 let choice = ChatChunkChoice {
                     index: piece.choice,
                     delta: Delta {
                         role: None,
                         content,
+                        tool_calls,
                     },
                     logprobs: self.model().map(|model| chat_logprobs(model, piece)),
-                    finish_reason: finish_reason(piece),
+                    finish_reason: self.finish_reason(piece),
                     token_ids: self.token_ids(piece),
                 };
                 write_json(out, &choice);
@@ -114,18 +125,23 @@ impl Render {
     }
 
     /// A choice of a reply in one body; all its pieces in one.
-    pub(super) fn whole(&self, piece: &Piece, out: &mut Vec<u8>) {
+    pub(super) fn whole(&mut self, piece: &Piece, out: &mut Vec<u8>) {
         match &self.shape {
             Shape::Chat => {
+                let read = self.calls.get_mut(piece.choice).map(|it| it.whole(piece));
+                let text = read.as_ref().map_or(&piece.text, |read| &read.text);
+                let tool_calls = read.as_ref().map_or(&[][..], |read| &read.calls);
                 let choice = ChatChoice {
                     index: piece.choice,
                     message: ResponseMessage {
                         role: "assistant",
-                        content: &piece.text,
+                        content: Some(text.as_str())
+                            .filter(|text| tool_calls.is_empty() || !text.is_empty()),
                         refusal: None,
+                        tool_calls,
                     },
                     logprobs: self.model().map(|model| chat_logprobs(model, piece)),
-                    finish_reason: finish_reason(piece).unwrap_or("stop"),
+                    finish_reason: self.finish_reason(piece).unwrap_or("stop"),
                     token_ids: self.token_ids(piece),
                 };
                 write_json(out, &choice);
@@ -155,6 +171,14 @@ impl Render {
             token_ids: self.token_ids(piece),
         };
         write_json(out, &choice);
+    }
+
+    fn finish_reason(&self, piece: &Piece) -> Option<&'static str> {
+        let calls = self.calls.get(piece.choice);
+        match finish_reason(piece) {
+            Some("stop") if calls.is_some_and(Calls::any) => Some("tool_calls"),
+            reason => reason,
+        }
     }
 
     /// The model, if logprobs are to be shown.

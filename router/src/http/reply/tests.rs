@@ -393,3 +393,6 @@ async fn long_prefill_gets_a_status_and_then_comments() {
         assert_eq!(silence.elapsed(), Duration::from_secs(15));
     }
 }
+
+mod calls;
+mod embeddings;

@@ -50,6 +50,10 @@ fn check_purpose(request: &Request) -> Result<(), &'static str> {
     if split && request.sampling.max_tokens == 0 {
         return Err("only a sequence that draws a token is handed over; set max_tokens");
     }
+    let embeds = matches!(request.purpose, Purpose::Embed(_));
+    if embeds && (request.sampling.max_tokens > 0 || request.kv == KvSource::Receive) {
+        return Err("an embedding draws no token and receives no kv; set max_tokens to 0");
+    }
     if request.kv == KvSource::Receive && request.sampling.prompt_logprobs.is_some() {
         return Err("prompt logprobs need the prompt computed here; don't import its kv");
     }

@@ -1,8 +1,9 @@
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::*;
 use crate::fixtures::*;
-use crate::request::{KvSource, SamplingParams};
+use crate::request::{KvSource, Pooling, SamplingParams};
 
 mod cluster;
 
@@ -420,4 +421,113 @@ fn scopes_share_no_blocks() {
     }
     let hashes: BTreeSet<u64> = engine.cached_content().map(|it| it.hash.short()).collect();
     assert_eq!(hashes.len(), 6);
+}
+
+fn counting(id: u64, count: u32, max_tokens: usize) -> Request {
+    Request {
+        constraint: Some(Arc::new(Counting { from: 5, count })),
+        ..request(id, prompt(1, 6), max_tokens)
+    }
+}
+
+#[test]
+fn a_constrained_sequence_ends_where_its_constraint_does() {
+    let mut engine = engine(64);
+    engine.add(counting(1, 3, 9), NOW).unwrap();
+    let transcript = only(&mut engine);
+    assert_eq!(transcript.tokens, [5, 6, 7, EOS]);
+    assert_eq!(transcript.finish, Some(Finish::Stop));
+}
+
+#[test]
+fn a_resumed_sequence_obeys_its_constraint_from_the_beginning() {
+    let mut engine = engine(64);
+    let mut request = counting(1, 4, 9);
+    request.tokens.extend([5, 6]);
+    request.resumed_tokens = 2;
+    engine.add(request, NOW).unwrap();
+    let transcript = only(&mut engine);
+    assert_eq!(
+        (transcript.first_index, transcript.tokens),
+        (2, vec![7, 8, EOS])
+    );
+}
+
+#[test]
+fn a_violation_fails_its_own_sequence_only() {
+    let mut engine = engine(64);
+    let mut stuck = counting(1, 4, 9);
+    stuck.tokens.extend([9]);
+    stuck.resumed_tokens = 1;
+    engine.add(stuck, NOW).unwrap();
+    engine.add(request(2, prompt(2, 6), 4), NOW).unwrap();
+    let transcripts = run(&mut engine);
+    let violation = transcripts[&SequenceId(1)].violation.as_ref();
+    assert!(violation.is_some_and(|it| it.0.contains("does not count")));
+    assert_eq!(transcripts[&SequenceId(2)].tokens.len(), 4);
+    assert_eq!(transcripts[&SequenceId(2)].finish, Some(Finish::Length));
+    assert_empty(&engine);
+}
+
+fn embedding(id: u64, tokens: Vec<u32>, pooling: Pooling) -> Request {
+    Request {
+        purpose: Purpose::Embed(pooling),
+        ..request(id, tokens, 0)
+    }
+}
+
+#[test]
+fn an_embedding_does_not_depend_on_chunks_cache_or_preemption() {
+    for pooling in [Pooling::Last, Pooling::Mean] {
+        let alone = |id: u64| {
+            let mut engine = engine(64);
+            engine
+                .add(
+                    embedding(1, prompt(id as u32 % 3, 9 + id as usize), pooling),
+                    NOW,
+                )
+                .unwrap();
+            let transcript = only(&mut engine);
+            assert_eq!(transcript.finish, Some(Finish::Length));
+            assert!(transcript.tokens.is_empty());
+            transcript.embedding.unwrap()
+        };
+        let config = EngineConfig {
+            max_batch_tokens: 5,
+            ..EngineConfig::default()
+        };
+        // Too small for all: whoever generates makes others yield.
+        let mut engine = engine_with(16, config);
+        for id in 0..8 {
+            engine
+                .add(request(100 + id, prompt(4, 3), 12), NOW)
+                .unwrap();
+            let tokens = prompt(id as u32 % 3, 9 + id as usize);
+            engine.add(embedding(id, tokens, pooling), NOW).unwrap();
+        }
+        let transcripts = run(&mut engine);
+        for id in 0..8 {
+            let together = transcripts[&SequenceId(id)].embedding.as_ref();
+            assert_eq!(together, Some(&alone(id)), "{pooling:?} {id}");
+        }
+        assert_empty(&engine);
+    }
+}
+
+#[test]
+fn an_embedding_has_length_one() {
+    let mut engine = engine(64);
+    engine
+        .add(embedding(1, prompt(1, 30), Pooling::Mean), NOW)
+        .unwrap();
+    let values = only(&mut engine).embedding.unwrap();
+    let length: f32 = values.iter().map(|it| it * it).sum();
+    assert!((length - 1.0).abs() < 1e-5, "{values:?}");
+    let drawing = with(embedding(2, prompt(1, 3), Pooling::Last), |it| {
+        it.max_tokens = 1
+    });
+    assert!(matches!(
+        engine.add(drawing, NOW),
+        Err(Rejected::Invalid(_))
+    ));
 }

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::request::TokenRules;
 
 fn params() -> SamplingParams {
     SamplingParams {
@@ -308,5 +309,102 @@ proptest! {
         let expected: Vec<u32> = sorted.iter().take(top as usize).map(|it| it.0).collect();
         let got: Vec<u32> = score(&logits, 0, top).top.iter().map(|it| it.token).collect();
         prop_assert_eq!(got, expected);
+    }
+}
+
+#[test]
+fn bias_is_added_before_the_draw() {
+    let with = |bias: &[(u32, f32)]| SamplingParams {
+        tokens: TokenRules {
+            bias: bias.to_vec(),
+            ..TokenRules::default()
+        },
+        ..params()
+    };
+    let none = history(&[], &[]);
+    assert_eq!(greedy_after(&LOGITS, &none, with(&[(3, 100.0)])), 3);
+    assert_eq!(greedy_after(&LOGITS, &none, with(&[(1, -100.0)])), 4);
+    assert_eq!(greedy_after(&LOGITS, &none, with(&[(77, 100.0)])), 1);
+    let shifted = [LOGITS[0], LOGITS[1] - 1.0, LOGITS[2], LOGITS[3], LOGITS[4]];
+    let drawn = frequencies(&LOGITS, &with(&[(1, -1.0)]));
+    assert_close(&drawn, &softmax(&shifted, 1.0));
+}
+
+#[test]
+fn only_allowed_tokens_and_the_end_of_text_are_drawn() {
+    let rules = SamplingParams {
+        tokens: TokenRules {
+            allowed: vec![2, 3, 900],
+            ..TokenRules::default()
+        },
+        ..params()
+    };
+    let logits: Vec<f32> = (0..5)
+        .map(|it| match it {
+            0 | 2 | 3 => LOGITS[it],
+            _ => f32::NEG_INFINITY,
+        })
+        .collect();
+    let mut counts = [0.0; 5];
+    let generated = vec![0; 20_000];
+    for index in 0..20_000 {
+        let history = history(&[], &generated[..index]);
+        let sampled = sample(&mut LOGITS.to_vec(), &history, &rules, &[0]);
+        counts[sampled.token as usize] += 1.0 / 20_000.0;
+    }
+    assert_close(&counts, &softmax(&logits, 1.0));
+}
+
+#[test]
+fn a_banned_sequence_is_not_completed() {
+    let rules = SamplingParams {
+        tokens: TokenRules {
+            banned: vec![vec![7, 8, 1], vec![4], vec![]],
+            ..TokenRules::default()
+        },
+        ..params()
+    };
+    let table: [(&[u32], u32); 4] = [(&[], 1), (&[8], 1), (&[7, 8], 0), (&[9, 7, 8], 0)];
+    for (generated, expected) in table {
+        let token = greedy_after(&LOGITS, &history(&[7, 8], generated), rules.clone());
+        assert_eq!(token, expected, "after {generated:?}");
+    }
+}
+
+#[test]
+fn within_a_mask_draws_follow_the_rest_of_the_distribution() {
+    let mut mask = TokenMask::none(5);
+    for token in [0, 2, 4] {
+        mask.allow(token);
+    }
+    let mut counts = [0.0; 5];
+    let generated = vec![0; 20_000];
+    let params = SamplingParams {
+        logprobs: Some(1),
+        ..params()
+    };
+    for index in 0..20_000 {
+        let history = history(&[], &generated[..index]);
+        let sampled = sample_within(&mut LOGITS.to_vec(), &history, &params, &mask);
+        counts[sampled.token as usize] += 1.0 / 20_000.0;
+        assert_eq!(sampled.top[0].token, 1, "logprobs are the model's own");
+    }
+    let (inf, own) = (f32::NEG_INFINITY, LOGITS);
+    assert_close(&counts, &softmax(&[own[0], inf, own[2], inf, own[4]], 1.0));
+}
+
+#[test]
+fn a_mask_holds_even_if_the_model_finds_all_of_it_impossible() {
+    let mut mask = TokenMask::none(5);
+    mask.allow(3);
+    for temperature in [0.0, 1.0] {
+        let params = SamplingParams {
+            temperature,
+            repetition_penalty: 2.0,
+            ..params()
+        };
+        let mut logits = [f32::NAN; 5];
+        let sampled = sample_within(&mut logits, &history(&[3], &[3]), &params, &mask);
+        assert_eq!(sampled.token, 3);
     }
 }

@@ -32,6 +32,8 @@ impl Lane {
             sample: end == self.tokens.len(),
             prompt_logprobs: false,
             sampling: &self.sampling,
+            constraint: None,
+            pooled: end..end,
         }
     }
 }

@@ -37,6 +37,14 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+#[derive(Clone)]
+struct Waiting {
+    id: WaiterId,
+    tenant: Arc<str>,
+    priority: i32,
+    start_by: Option<Duration>,
+}
+
 /// What a caller knows: who is out, who waits, and that each has one answer.
 struct Caller {
     queue: Queue<usize>,
@@ -44,7 +52,7 @@ struct Caller {
     arrived: usize,
     answered: usize,
     turns: Vec<Turn>,
-    waiting: HashMap<usize, (WaiterId, Arc<str>, i32)>,
+    waiting: HashMap<usize, Waiting>,
     /// Capacity at the last change: more may be out than a lower limit allows.
     most_out: usize,
 }
@@ -82,7 +90,9 @@ impl Caller {
                     priority,
                     tokens,
                     deadline: deadline.map(|it| self.now + it * SECOND),
+                    start_by: deadline.map(|it| self.now + it * SECOND / 2),
                 };
+                let start_by = ask.start_by;
                 let name = self.arrived;
                 self.arrived += 1;
                 match self.queue.arrive(ask, name, self.now) {
@@ -92,7 +102,13 @@ impl Caller {
                         self.turns.push(turn);
                     }
                     Arrival::Queued { id, .. } => {
-                        self.waiting.insert(name, (id, tenant, priority));
+                        let waiting = Waiting {
+                            id,
+                            tenant,
+                            priority,
+                            start_by,
+                        };
+                        self.waiting.insert(name, waiting);
                     }
                     Arrival::Shed { shed, .. } => self.shed(shed),
                 }
@@ -105,7 +121,7 @@ impl Caller {
                 let mut names: Vec<_> = self.waiting.keys().copied().collect();
                 names.sort_unstable();
                 let name = names[which % names.len()];
-                let (id, ..) = self.waiting.remove(&name).unwrap();
+                let id = self.waiting.remove(&name).unwrap().id;
                 let cancelled = self.queue.cancel(id, self.now);
                 assert_eq!(cancelled, Some(name), "it had no answer yet");
                 self.answered += 1;
@@ -130,12 +146,17 @@ impl Caller {
             self.shed(shed);
         }
         while let Some((name, turn)) = self.queue.next(self.now) {
-            let (_, tenant, priority) = self.waiting.remove(&name).unwrap();
-            let before = self.waiting.iter().any(|(other, (_, of, equal))| {
-                *other < name && *of == tenant && *equal == priority
+            let served = self.waiting.remove(&name).unwrap();
+            let order = |name: usize, it: &Waiting| {
+                let is_late = it.start_by.is_some_and(|by| by < self.now);
+                (is_late, name)
+            };
+            let before = self.waiting.iter().any(|(&other, it)| {
+                let is_equal = it.tenant == served.tenant && it.priority == served.priority;
+                is_equal && order(other, it) < order(name, &served)
             });
             assert!(!before, "a tenant's equals are served in order");
-            assert_eq!(turn.band, Band::of(priority));
+            assert_eq!(turn.band, Band::of(served.priority));
             self.answered += 1;
             self.turns.push(turn);
         }
@@ -160,7 +181,7 @@ impl Caller {
 
     fn leave(mut self) {
         let names: Vec<_> = self.waiting.drain().collect();
-        for (_, (id, ..)) in names {
+        for (_, Waiting { id, .. }) in names {
             self.queue.cancel(id, self.now);
         }
         for turn in std::mem::take(&mut self.turns) {

@@ -157,6 +157,7 @@ fn cost_with_ten_thousand_waiters_of_a_thousand_tenants() {
             priority: (index % 3) as i32 - 1,
             tokens: 100 + (index % 900) as u64,
             deadline: Some(now + 25 * SECOND),
+            start_by: Some(now + 20 * SECOND),
         };
         queue.arrive(ask, (), now)
     };

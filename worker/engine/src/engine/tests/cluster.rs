@@ -69,6 +69,7 @@ prop_compose! {
         (scores, resumed) in (prop::bool::weighted(0.15), 0..4usize),
         (place, arrives, priority) in (place(), 0..20usize, -1..2i32),
         own in 0..4u32,
+        constraint in prop::option::weighted(0.3, 0..14usize),
         fate in fate(),
     ) -> Job {
         // Prompts of one family share their start.
@@ -79,6 +80,7 @@ prop_compose! {
         let mut request = request(0, tokens, max_tokens);
         request.sampling.temperature = temperature;
         request.sampling.seed = seed;
+        request.constraint = constraint.map(|count| Arc::new(Winding { count }) as _);
         request.priority = priority;
         if scores && place != Place::Split {
             request.sampling.prompt_logprobs = Some(1);
@@ -86,6 +88,8 @@ prop_compose! {
         // Goes on from what it generated before.
         if resumed > 0 && resumed < max_tokens {
             let before = alone(request.clone()).tokens;
+            // A constraint may end it earlier.
+            let resumed = resumed.min(before.len() - 1);
             request.tokens.extend(&before[..resumed]);
             request.resumed_tokens = resumed;
         }
