@@ -1,5 +1,6 @@
 //! `kvasir`: a whole cluster with one command, or one part of it.
 
+mod bench;
 mod explain;
 mod part;
 mod stdio;
@@ -17,7 +18,8 @@ use runtime::telemetry::{self, TelemetryConfig};
 #[command(name = "kvasir", version, max_term_width = 100)]
 #[command(
     after_help = "kvasir loadtest measures any OpenAI-compatible endpoint, and kvasir explain asks \
-                  a router where it would send a request; see their --help"
+                  a router where it would send a request; kvasir worker bench measures a model on \
+                  this machine; see their --help"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -36,7 +38,10 @@ enum Part {
 
 /// Subcommands that are no part of a cluster: they take no configuration file.
 const LOADTEST: &str = "loadtest";
+const WORKER: &str = "worker";
 const EXPLAIN: &str = "explain";
+/// Of a worker.
+const BENCH: &str = "bench";
 
 #[derive(Debug, Args)]
 #[group(skip)]
@@ -102,6 +107,11 @@ fn main() -> ExitCode {
     match arguments.next() {
         Some(first) if first == LOADTEST => return loadtest::cli::main(arguments),
         Some(first) if first == EXPLAIN => return explain::main(arguments),
+        Some(first)
+            if first == WORKER && arguments.next().is_some_and(|second| second == BENCH) =>
+        {
+            return bench::main(arguments);
+        }
         _ => {}
     }
     let readable = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {

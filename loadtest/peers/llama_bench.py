@@ -1,7 +1,8 @@
 """Tokens a second of llama.cpp on a GGUF file, as one line of JSON: decode at
-batch 1, 8 and 32, and prefill of prompts of 512 and 4,096 tokens.
+batch 1, 8 and 32, and prefill of prompts of 512 and 4,096 tokens, or of as many as
+PROMPTS says (512,4096).
 
-usage: llama_bench.py FILE THREADS [ROUNDS [wall|cpu]]
+usage: llama_bench.py FILE THREADS [ROUNDS [wall|cpu [PROMPTS]]]
 
 `cpu` counts the process' time on processors: with one thread, what other
 processes take doesn't count.
@@ -16,7 +17,7 @@ import time
 import llama_cpp as ll
 
 STEPS = 16
-PROMPTS = (512, 4096)
+MOST_PROMPT_TOKENS = 4096
 BATCHES = (1, 8, 32)
 
 
@@ -38,7 +39,7 @@ class Model:
         parameters.kv_unified = True
         parameters.n_threads = parameters.n_threads_batch = threads
         self.context = ll.llama_init_from_model(self.model, parameters)
-        self.batch = ll.llama_batch_init(max(PROMPTS), 0, 1)
+        self.batch = ll.llama_batch_init(MOST_PROMPT_TOKENS, 0, 1)
 
     def run(self, tokens: list[tuple[int, int, bool]]) -> None:
         """One step of (position, sequence, whether logits are wanted)."""
@@ -75,14 +76,17 @@ def SILENT(_level: int, _text: bytes, _data: ctypes.c_void_p) -> None:
     pass
 
 
-def main(path: str, threads: str, rounds: str = "1", clock: str = "wall") -> None:
+def main(
+    path: str, threads: str, rounds: str = "1", clock: str = "wall", prompts: str = "512,4096"
+) -> None:
+    lengths = [min(int(length), MOST_PROMPT_TOKENS) for length in prompts.split(",")]
     model = Model(path, int(threads), clock)
     model.decode(1)
     figures: dict[str, list[float]] = {}
     for _ in range(int(rounds)):
         for batch in BATCHES:
             figures.setdefault(f"decode_{batch}", []).append(model.decode(batch))
-        for length in PROMPTS:
+        for length in lengths:
             figures.setdefault(f"prefill_{length}", []).append(model.prefill(length))
     print(json.dumps({name: round(statistics.median(all), 1) for name, all in figures.items()}))
 

@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
 # Side by side with llama.cpp: builds it for this machine from llama-cpp-python's
 # source, writes the same model of about 0.45 B parameters in each encoding, and
-# runs it and Kvasir's products in turn. Wants a quiet machine.
+# runs it and `kvasir worker bench` in turn. Wants a quiet machine.
 #
-# usage: loadtest/peers/llama_cpp.sh [THREADS [ROUNDS [wall|cpu]]]
+# usage: loadtest/peers/llama_cpp.sh [THREADS [ROUNDS [OPTION...]]], with
+# options of llama_beside.py
 #
-# Kvasir's figures are of all products of a forward pass (`--example products`),
-# llama.cpp's of whole steps: attention at these lengths is a small part of both.
 # Needs python3 with venv, a C++ compiler, and about 4 GB of disk in PEERS
 # (target/peers unless set).
 set -euo pipefail
@@ -14,7 +13,6 @@ cd "$(dirname "$0")/../.."
 
 threads=${1:-$(nproc)}
 rounds=${2:-5}
-clock=${3:-wall}
 peers=${PEERS:-target/peers}
 python=$peers/venv/bin/python
 scripts=loadtest/peers
@@ -33,14 +31,6 @@ for encoding in Q8_0 Q4_0 BF16; do
         mv "$file.part" "$file"
     fi
 done
-cargo build --quiet --release -p tensor --example products
-products=${CARGO_TARGET_DIR:-target}/release/examples/products
-
-for round in $(seq "$rounds"); do
-    echo "round $round: kvasir"
-    "$products" --threads "$threads" --rounds 1 --clock "$clock"
-    for encoding in Q8_0 Q4_0 BF16; do
-        echo "round $round: llama.cpp $encoding"
-        "$python" "$scripts/llama_bench.py" "$peers/$encoding.gguf" "$threads" 1 "$clock"
-    done
-done
+cargo build --quiet --release -p kvasir
+"$python" "$scripts/llama_beside.py" "${CARGO_TARGET_DIR:-target}/release/kvasir" "$peers" \
+    --threads "$threads" --rounds "$rounds" "${@:3}"

@@ -4,6 +4,7 @@
 //! from worker to worker, and routers hear of blocks and load as they change.
 //! Knows nothing of routers, text or HTTP APIs.
 
+pub mod bench;
 mod config;
 mod deadline;
 mod engine_thread;

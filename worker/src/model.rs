@@ -47,11 +47,7 @@ pub enum ModelError {
 /// Loads what `config` names. Reads files and may take minutes: not for async
 /// threads.
 pub fn load(config: &Config) -> Result<LoadedModel, ModelError> {
-    let files = match &config.model {
-        ModelSource::Demo => models::demo(),
-        ModelSource::Directory(path) => ModelFiles::directory(path),
-        ModelSource::Gguf(path) => ModelFiles::gguf(path)?,
-    };
+    let files = config.model.files()?;
     let model = ModelConfig::read(&files)?;
     let (runner, fingerprint) = match config.device {
         Device::Cpu => (cpu(config, &files, &model)?, files.fingerprint()?),
@@ -69,6 +65,25 @@ pub fn load(config: &Config) -> Result<LoadedModel, ModelError> {
     })
 }
 
+impl ModelSource {
+    pub(crate) fn files(&self) -> Result<ModelFiles, LoadError> {
+        match self {
+            ModelSource::Demo => Ok(models::demo()),
+            ModelSource::Directory(path) => Ok(ModelFiles::directory(path)),
+            ModelSource::Gguf(path) => ModelFiles::gguf(path),
+        }
+    }
+}
+
+impl Bf16 {
+    pub(crate) fn activations(self) -> Bf16Activations {
+        match self {
+            Bf16::Rounded => Bf16Activations::Rounded,
+            Bf16::Exact => Bf16Activations::Exact,
+        }
+    }
+}
+
 fn cpu(
     config: &Config,
     files: &ModelFiles,
@@ -84,10 +99,7 @@ fn cpu(
         cpu: CpuOptions {
             threads: config.threads.unwrap_or_else(all_cpus),
             isa: config.cpu_isa,
-            bf16_activations: match config.bf16_activations {
-                Bf16::Rounded => Bf16Activations::Rounded,
-                Bf16::Exact => Bf16Activations::Exact,
-            },
+            bf16_activations: config.bf16_activations.activations(),
         },
         quantize: config.quantize,
         block_size: config.block_size,
@@ -159,7 +171,7 @@ fn name(config: &Config) -> String {
     }
 }
 
-fn all_cpus() -> usize {
+pub(crate) fn all_cpus() -> usize {
     std::thread::available_parallelism().map_or(1, |cpus| cpus.get())
 }
 

@@ -1,6 +1,8 @@
 //! A causal language model on some device, whatever its family.
 
-use tensor::{Batch, CpuDevice, CpuOptions, DeviceError, KvShape};
+use std::sync::Arc;
+
+use tensor::{Batch, Clock, CpuDevice, CpuOptions, Device, DeviceError, KvShape, Meter, Timed};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::{AttentionConfig, ModelConfig};
@@ -59,9 +61,27 @@ pub struct LoadOptions {
 /// Loads a model on the CPU. Floats stay in the files they are mapped from, unless
 /// they are quantised; quantised weights are packed.
 pub fn load(files: &ModelFiles, options: &LoadOptions) -> Result<Box<dyn CausalLm>, LoadError> {
+    load_on(CpuDevice::new(&options.cpu)?, files, options)
+}
+
+/// The same model, whose operations are timed.
+pub fn load_timed(
+    files: &ModelFiles,
+    options: &LoadOptions,
+    clock: Clock,
+) -> Result<(Box<dyn CausalLm>, Arc<Meter>), LoadError> {
+    let device = Timed::new(CpuDevice::new(&options.cpu)?, clock);
+    let meter = device.meter();
+    Ok((load_on(device, files, options)?, meter))
+}
+
+fn load_on<D: Device>(
+    device: D,
+    files: &ModelFiles,
+    options: &LoadOptions,
+) -> Result<Box<dyn CausalLm>, LoadError> {
     let config = ModelConfig::read(files)?;
     let checkpoint = Checkpoint::open(files)?.quantized(options.quantize);
-    let device = CpuDevice::new(&options.cpu)?;
     let kv = config.kv_shape(options.block_size, options.total_blocks);
     Ok(match config.attention.clone() {
         AttentionConfig::Grouped(heads) => Box::new(Decoder::<_, GroupedAttention<_>>::load(

@@ -1,7 +1,7 @@
 //! The decoder that all families are described as: layers of attention and a
 //! feed-forward network on a residual stream.
 
-use tensor::{Batch, Device, DeviceError, KvShape};
+use tensor::{Batch, Device, DeviceError, KvShape, Part};
 
 use crate::causal_lm::CausalLm;
 use crate::checkpoint::Checkpoint;
@@ -117,6 +117,7 @@ impl<D: Device, A: SelfAttention<D>> Decoder<D, A> {
         if outputs == 0 {
             return Ok(());
         }
+        device.part(Part::Head);
         let (x, logits) = (&a.normed, &mut a.logits);
         match &self.lm_head {
             Some(head) => head.forward(device, x, outputs, logits)?,

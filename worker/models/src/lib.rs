@@ -20,7 +20,7 @@ mod mmap;
 mod parts;
 mod quantize;
 
-pub use causal_lm::{CausalLm, LoadOptions, load};
+pub use causal_lm::{CausalLm, LoadOptions, load, load_timed};
 pub use config::{
     AttentionConfig, Dense, DenseLayout, ExpertLayout, Experts, FeedForward, GroupedHeads,
     LatentHeads, LayerConfig, ModelConfig, Multipliers, Norms, Rope, RopeScaling, StackFormat,
@@ -30,5 +30,6 @@ pub use error::LoadError;
 pub use files::{ModelFiles, TOKENIZER_FILES};
 pub use quantize::Quantize;
 pub use tensor::{
-    Batch, BatchSequence, Bf16Activations, CpuOptions, DeviceError, Isa, KvShape, KvValues,
+    Batch, BatchSequence, Bf16Activations, Clock, Compute, CpuOptions, DeviceError, Isa, KvShape,
+    KvValues, Limits, Meter, Operation, Usage,
 };

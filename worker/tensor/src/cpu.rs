@@ -11,6 +11,7 @@ mod kv_pool;
 mod limits;
 mod math;
 mod matrix;
+mod pages;
 mod pool;
 mod product;
 mod rows;
@@ -18,6 +19,7 @@ mod rows;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod timed;
 
 use crate::batch::Batch;
 use crate::device::Device;
@@ -36,11 +38,17 @@ pub use limits::Limits;
 pub use matrix::{Activations, Bf16Activations, Matrix};
 use pool::Pool;
 use product::{HeadProducts, same_shape};
+pub use timed::{Clock, Meter, Operation, Timed, Usage};
 
 type Result<T> = std::result::Result<T, DeviceError>;
 
 /// Multiplications below which waking other threads costs more than it saves.
 const PARALLEL_WORK: usize = 1 << 18;
+
+/// Multiplications that an activation is about as much work as.
+const ACTIVATION_WORK: usize = 16;
+/// Activations that a thread computes at a time.
+const ACTIVATION_CHUNK: usize = 2048;
 
 /// A number of threads and the kernels of an instruction set.
 pub struct CpuDevice {
@@ -270,7 +278,14 @@ impl Device for CpuDevice {
     ) -> Result<()> {
         DeviceError::at_least("gate", gate.len(), len)?;
         DeviceError::at_least("gated input", up.len(), len)?;
-        rows::gated(activation, &mut gate[..len], &up[..len]);
+        let (gate, up) = (&mut gate[..len], &up[..len]);
+        match self.pool_for(len * ACTIVATION_WORK) {
+            None => rows::gated(activation, gate, up),
+            Some(pool) => pool.chunks(gate, ACTIVATION_CHUNK, &|chunk, gate| {
+                let up = &up[chunk * ACTIVATION_CHUNK..][..gate.len()];
+                rows::gated(activation, gate, up);
+            }),
+        }
         Ok(())
     }
 

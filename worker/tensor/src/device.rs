@@ -4,7 +4,7 @@ use crate::batch::Batch;
 use crate::encoding::StoredMatrix;
 use crate::error::DeviceError;
 use crate::kv_shape::KvShape;
-use crate::ops::{Activation, Attention, Columns, ExpertInput, RmsNorm, Rotation, Routing};
+use crate::ops::{Activation, Attention, Columns, ExpertInput, Part, RmsNorm, Rotation, Routing};
 
 type Result<T> = std::result::Result<T, DeviceError>;
 
@@ -24,6 +24,9 @@ pub trait Device: Send + 'static {
     /// Which experts a batch's tokens go to. A route is a token and one of its
     /// experts; routes lie expert after expert.
     type Routes: Send + Default;
+
+    /// Says what products after this call are for; only who measures listens.
+    fn part(&self, _part: Part) {}
 
     /// `len` zeros.
     fn buffer(&self, len: usize) -> Result<Self::Buffer>;

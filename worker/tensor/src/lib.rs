@@ -18,14 +18,15 @@ mod rope;
 
 pub use batch::{Batch, BatchSequence};
 pub use cpu::{
-    Activations, Bf16Activations, Compute, CpuDevice, CpuOptions, Isa, IsaError, Limits, Matrix,
+    Activations, Bf16Activations, Clock, Compute, CpuDevice, CpuOptions, Isa, IsaError, Limits,
+    Matrix, Meter, Operation, Timed, Usage,
 };
 pub use device::Device;
 pub use encoding::{Encoding, StoredMatrix};
 pub use error::DeviceError;
 pub use kv_shape::{KvShape, KvValues};
 pub use ops::{
-    Activation, Attention, Columns, ExpertGroups, ExpertInput, RmsNorm, RotaryPairs, Rotation,
-    RouterScore, Routing,
+    Activation, Attention, Columns, ExpertGroups, ExpertInput, Part, RmsNorm, RotaryPairs,
+    Rotation, RouterScore, Routing,
 };
 pub use rope::rope_table;

@@ -2,6 +2,22 @@
 
 use crate::error::DeviceError;
 
+/// What the products of a forward pass are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// Queries, keys and values.
+    Qkv,
+    /// Attention's output.
+    Output,
+    /// The choice of experts.
+    Router,
+    GateUp,
+    Down,
+    /// Logits.
+    Head,
+    Other,
+}
+
 /// Root-mean-square norm over each of `rows` rows of `cols` (Zhang and Sennrich
 /// 2019).
 #[derive(Clone, Copy, Debug)]

@@ -1,7 +1,7 @@
 //! Self-attention of heads that share keys and values in groups, with rotary
 //! positions, over paged KV.
 
-use tensor::{Attention, Columns, Device, DeviceError, RotaryPairs, Rotation};
+use tensor::{Attention, Columns, Device, DeviceError, Part, RotaryPairs, Rotation};
 
 use super::{LayerKv, Linear, Loader, RmsNorm, SelfAttention};
 use crate::config::{GroupedHeads, ModelConfig};
@@ -145,6 +145,7 @@ impl<D: Device> SelfAttention<D> for GroupedAttention<D> {
     ) -> Result<(), DeviceError> {
         let GroupedBuffers { q, k, v, attended } = buffers;
         let device = kv.device;
+        device.part(Part::Qkv);
         self.q.forward(device, x, rows, q)?;
         self.k.forward(device, x, rows, k)?;
         self.v.forward(device, x, rows, v)?;
@@ -159,6 +160,7 @@ impl<D: Device> SelfAttention<D> for GroupedAttention<D> {
         };
         let pool = (&*kv.pool, kv.layer);
         device.paged_attention(q, attention, pool, kv.inputs, attended)?;
+        device.part(Part::Output);
         self.o.forward(device, attended, rows, out)
     }
 }

@@ -1,7 +1,7 @@
 //! A mixture of experts (Shazeer et al. 2017): a router sends each token to
 //! some of many gated networks.
 
-use tensor::{Device, DeviceError, ExpertInput, StoredMatrix};
+use tensor::{Device, DeviceError, ExpertInput, Part, StoredMatrix};
 
 use super::mxfp4::{BLOCK, BLOCK_BYTES, Mxfp4};
 use super::{Linear, Loader};
@@ -113,15 +113,18 @@ impl<D: Device> MixtureOfExperts<D> {
             down,
         } = buffers;
         let routing = &self.config.routing;
+        device.part(Part::Router);
         self.router.forward(device, x, rows, logits)?;
         let logits = (&*logits, self.choice_bias.as_ref());
         device.route(routing, logits, rows, routes)?;
+        device.part(Part::GateUp);
         self.gate
             .forward(device, ExpertInput::Tokens(x), routes, gate)?;
         self.up
             .forward(device, ExpertInput::Tokens(x), routes, up)?;
         let len = rows * routing.top_k * self.config.intermediate;
         device.gated(self.config.activation, gate, up, len)?;
+        device.part(Part::Down);
         self.down
             .forward(device, ExpertInput::Routes(&*gate), routes, down)?;
         device.combine(down, self.hidden, routes, out)

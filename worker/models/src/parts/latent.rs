@@ -6,7 +6,7 @@
 //! whose values are the first part of its keys. Prompts are computed in the
 //! same way as single tokens, or chunks would change bits.
 
-use tensor::{Attention, Columns, Device, DeviceError, Rotation};
+use tensor::{Attention, Columns, Device, DeviceError, Part, Rotation};
 
 use super::{LayerKv, Linear, Loader, RmsNorm, SelfAttention};
 use crate::config::{LatentHeads, ModelConfig};
@@ -252,6 +252,7 @@ impl<D: Device> SelfAttention<D> for LatentAttention<D> {
         out: &mut D::Buffer,
     ) -> Result<(), DeviceError> {
         let (device, heads) = (kv.device, &self.heads);
+        device.part(Part::Qkv);
         self.keys(kv, (x, rows), b)?;
         self.queries(kv, (x, rows), b)?;
         device.kv_write(kv.pool, kv.layer, kv.inputs, (&b.key, None))?;
@@ -264,6 +265,7 @@ impl<D: Device> SelfAttention<D> for LatentAttention<D> {
         };
         let pool = (&*kv.pool, kv.layer);
         device.paged_attention(&b.absorbed, attention, pool, kv.inputs, &mut b.attended)?;
+        device.part(Part::Output);
         let attended = (&b.attended, Columns::whole(heads.kv_rank));
         let values = (&mut b.values, Columns::whole(heads.value_dim));
         device.head_linear(&self.values, attended, rows, values)?;

@@ -1,6 +1,6 @@
 //! The gated feed-forward network (Shazeer 2020, GLU variants).
 
-use tensor::{Device, DeviceError};
+use tensor::{Device, DeviceError, Part};
 
 use super::{Linear, Loader};
 use crate::config::{Dense, DenseLayout};
@@ -73,10 +73,12 @@ impl<D: Device> Mlp<D> {
         out: &mut D::Buffer,
     ) -> Result<(), DeviceError> {
         let MlpBuffers { gate, up } = buffers;
+        device.part(Part::GateUp);
         self.gate.forward(device, x, rows, gate)?;
         self.up.forward(device, x, rows, up)?;
         let len = rows * self.config.intermediate;
         device.gated(self.config.activation, gate, up, len)?;
+        device.part(Part::Down);
         self.down.forward(device, gate, rows, out)
     }
 }

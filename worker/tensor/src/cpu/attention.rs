@@ -3,21 +3,25 @@
 //!
 //! A row passes over its sequence's positions in tiles that end where blocks
 //! and multiples of [`TILE`] end. Tiles are cut by position alone, so neither
-//! batch, chunk nor block table changes a bit.
+//! batch, chunk nor block table changes a bit. Neighbouring rows of a sequence
+//! pass over them together, so that keys and values are read once for several.
+
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use super::inputs::{CpuInputs, Row};
-use super::kernels::{ColumnsMut, FloatProduct, Kernels, Operands, WeightedSum};
+use super::kernels::Kernels;
+use super::kernels::attend::{Query, TILE, Tile};
 use super::kv_pool::{CpuKvPool, Part, Plane};
-use super::math::{exp, tanh};
 use super::pool::Pool;
 use crate::error::DeviceError;
 use crate::kv_shape::KvShape;
 use crate::ops;
 
-/// Positions whose scores are computed together.
-const TILE: usize = 16;
-/// Query heads that are computed together, at most.
+/// Query heads of a single row that are computed together, at most.
 const GROUP: usize = 8;
+/// Rows of a sequence that are computed together, at most.
+const ROWS: usize = 8;
 
 /// One layer's attention.
 pub(super) struct Attention<'a> {
@@ -48,21 +52,45 @@ impl Attention<'_> {
     /// Attention of the whole batch: `q` is `[rows, heads, head_dim]`, `out`
     /// `[rows, heads, value_dim]`.
     pub(super) fn run(&self, threads: Option<&Pool>, q: &[f32], out: &mut [f32]) {
-        let q_width = self.task_heads() * self.shape().head_dim;
-        let out_width = self.task_heads() * self.shape().value_dim();
-        let task = |task: usize, out: &mut [f32]| {
-            self.task(task, &q[task * q_width..(task + 1) * q_width], out);
+        let tasks = self.tasks(out);
+        let run = |task: usize| {
+            let mut task = tasks[task].lock().unwrap_or_else(PoisonError::into_inner);
+            self.task(q, &mut task);
         };
         match threads {
-            None => out
-                .chunks_mut(out_width)
-                .enumerate()
-                .for_each(|(index, out)| task(index, out)),
-            Some(pool) => pool.chunks(out, out_width, &task),
+            None => (0..tasks.len()).for_each(run),
+            Some(pool) => pool.run(tasks.len(), &run),
         }
     }
 
-    /// Query heads of one task: as many as share a KV head and are computed
+    /// Cuts the batch into tasks. A lock each, which nobody else takes: tasks
+    /// are numbers, not slices.
+    fn tasks<'a>(&self, mut out: &'a mut [f32]) -> Vec<Mutex<Task<'a>>> {
+        let value_dim = self.shape().value_dim();
+        let mut tasks = Vec::new();
+        let mut first = 0;
+        while first < self.inputs.rows.len() {
+            let rows = first..first + self.inputs.neighbours(first, ROWS);
+            // A single row's heads are tasks of their own.
+            let width = match rows.len() {
+                1 => self.task_heads(),
+                _ => self.op.heads,
+            };
+            for head in (0..self.op.heads).step_by(width) {
+                let (taken, rest) = out.split_at_mut(rows.len() * width * value_dim);
+                out = rest;
+                tasks.push(Mutex::new(Task {
+                    rows: rows.clone(),
+                    heads: head..head + width,
+                    out: taken,
+                }));
+            }
+            first = rows.end;
+        }
+        tasks
+    }
+
+    /// Query heads of a single row that share a KV head and are computed
     /// together.
     fn task_heads(&self) -> usize {
         let shared = self.op.heads / self.shape().kv_heads;
@@ -77,29 +105,6 @@ impl Attention<'_> {
         2 * positions * self.op.heads * self.shape().head_dim
     }
 
-    /// Attention of one task of the batch: `q` is `[task_heads, head_dim]`, `out`
-    /// `[task_heads, value_dim]`.
-    fn task(&self, task: usize, q: &[f32], out: &mut [f32]) {
-        let heads = self.task_heads();
-        let per_row = self.op.heads / heads;
-        let group = Group {
-            row: self.inputs.rows[task / per_row],
-            first_head: task % per_row * heads,
-            q,
-        };
-        let (dim, value_dim) = (self.shape().head_dim, self.shape().value_dim());
-        if dim == value_dim {
-            self.group(&group, out);
-        } else {
-            // Keys stand for values: their ends are weighted too, and left out.
-            let mut wide = vec![0.0; heads * dim];
-            self.group(&group, &mut wide);
-            for (out, wide) in out.chunks_mut(value_dim).zip(wide.chunks(dim)) {
-                out.copy_from_slice(&wide[..value_dim]);
-            }
-        }
-    }
-
     fn shape(&self) -> &KvShape {
         self.pool.shape()
     }
@@ -110,123 +115,97 @@ impl Attention<'_> {
         (row.position + 1).saturating_sub(seen)
     }
 
-    /// `out` is `[heads, head_dim]`.
-    fn group(&self, group: &Group<'_>, out: &mut [f32]) {
-        let (dim, row) = (self.shape().head_dim, group.row);
-        let block_size = self.shape().block_size;
-        let kv_head = group.first_head / (self.op.heads / self.shape().kv_heads);
-        let heads = group.q.len() / dim;
-        let mut softmax = [Softmax::default(); GROUP];
-        if let Some(sinks) = self.op.sinks {
-            for (softmax, sink) in softmax.iter_mut().zip(&sinks[group.first_head..]) {
-                *softmax = Softmax::of_sink(*sink);
-            }
-        }
-        out.fill(0.0);
-        let mut position = self.first_position(row);
-        while position <= row.position {
-            let offset = position % block_size;
-            let tile = TILE
-                .min(block_size - offset)
-                .min(row.position + 1 - position);
-            let block = self.inputs.block(row, position);
-            let tile_of = |part| {
-                let plane = Plane {
-                    layer: self.layer,
-                    part,
-                };
-                &self.pool.head(plane, block, kv_head)[offset * dim..(offset + tile) * dim]
-            };
-            let mut scores = [0.0; GROUP * TILE];
-            let scores = &mut scores[..heads * tile];
-            self.scores(group.q, tile_of(Part::Keys), scores);
-            let values = tile_of(Part::Values);
-            for (head, scores) in scores.chunks_mut(tile).enumerate() {
-                let decay = softmax[head].absorb(scores);
-                let sum = WeightedSum {
-                    scale: decay,
-                    weights: scores,
-                    rows: values,
-                };
-                self.kernels
-                    .weighted_sum(&sum, &mut out[head * dim..(head + 1) * dim]);
-            }
-            position += tile;
-        }
-        for (out, softmax) in out.chunks_mut(dim).zip(&softmax) {
-            out.iter_mut().for_each(|v| *v /= softmax.total);
+    /// All rows of a task, KV head after KV head.
+    fn task(&self, q: &[f32], task: &mut Task<'_>) {
+        let shared = self.op.heads / self.shape().kv_heads;
+        task.out.fill(0.0);
+        let mut queries = Vec::with_capacity(task.rows.len() * shared);
+        let mut first = task.heads.start;
+        while first < task.heads.end {
+            let kv_head = first / shared;
+            let heads = first..task.heads.end.min((kv_head + 1) * shared);
+            self.queries(task, heads.clone(), &mut queries);
+            self.head((q, kv_head), task, &mut queries);
+            first = heads.end;
         }
     }
 
-    /// Scaled and capped scores of queries and keys, `[heads, tile]`.
-    fn scores(&self, q: &[f32], keys: &[f32], scores: &mut [f32]) {
-        let dim = self.shape().head_dim;
-        let op = FloatProduct {
-            k: dim,
-            x: bytemuck::cast_slice(q),
-            w: bytemuck::cast_slice(keys),
-            operands: Operands::F32,
-            row_scales: None,
-            bias: None,
+    /// Rows' queries of heads that share a KV head, row after row.
+    fn queries(&self, task: &Task<'_>, heads: Range<usize>, queries: &mut Vec<Query>) {
+        let (dim, value_dim) = (self.shape().head_dim, self.shape().value_dim());
+        queries.clear();
+        for (index, row) in task.rows.clone().enumerate() {
+            queries.extend(heads.clone().map(|head| {
+                // A sink is a score that has been seen, and has no value.
+                let sink = self.op.sinks.map(|sinks| sinks[head]);
+                Query {
+                    q: (row * self.op.heads + head) * dim,
+                    out: (index * task.heads.len() + head - task.heads.start) * value_dim,
+                    seen: (0, 0),
+                    max: sink.unwrap_or(f32::NEG_INFINITY),
+                    total: if sink.is_some() { 1.0 } else { 0.0 },
+                }
+            }));
+        }
+    }
+
+    /// Queries of one KV head over all positions that they see.
+    fn head(&self, (q, kv_head): (&[f32], usize), task: &mut Task<'_>, queries: &mut [Query]) {
+        let rows = &self.inputs.rows[task.rows.clone()];
+        let (Some(&first_row), Some(&last_row)) = (rows.first(), rows.last()) else {
+            return;
         };
-        let mut out = ColumnsMut::whole(scores, keys.len() / dim);
-        self.kernels.floats(&op, &mut out);
-        let scale = self.op.scale;
-        scores.iter_mut().for_each(|score| *score *= scale);
-        if let Some(cap) = self.op.soft_cap {
-            scores
-                .iter_mut()
-                .for_each(|score| *score = cap * tanh(*score / cap));
+        let shared = queries.len() / rows.len();
+        let block_size = self.shape().block_size;
+        let mut position = self.first_position(first_row);
+        while position <= last_row.position {
+            let in_block = position % block_size / TILE * TILE;
+            let first = position / block_size * block_size + in_block;
+            let positions = TILE.min(block_size - in_block);
+            let mut seeing = rows.len()..0;
+            for (index, &row) in rows.iter().enumerate() {
+                let from = self.first_position(row).saturating_sub(first);
+                let to = positions.min((row.position + 1).saturating_sub(first));
+                if from < to {
+                    seeing = seeing.start.min(index)..index + 1;
+                    for query in &mut queries[index * shared..(index + 1) * shared] {
+                        query.seen = (from, to);
+                    }
+                }
+            }
+            let block = self.inputs.block(last_row, first);
+            let plane = |part| Plane {
+                layer: self.layer,
+                part,
+            };
+            let place = (block, kv_head, in_block);
+            let tile = Tile {
+                q,
+                dim: self.shape().head_dim,
+                value_dim: self.shape().value_dim(),
+                positions,
+                keys: self.pool.keys(plane(Part::Keys), place),
+                values: self.pool.values(plane(Part::Values), place),
+                scale: self.op.scale,
+                soft_cap: self.op.soft_cap,
+            };
+            // Rows that see any of it are neighbours.
+            let seeing = &mut queries[seeing.start * shared..seeing.end * shared];
+            self.kernels.attend(&tile, seeing, task.out);
+            position = first + positions;
+        }
+        let value_dim = self.shape().value_dim();
+        for query in queries {
+            let out = &mut task.out[query.out..query.out + value_dim];
+            out.iter_mut().for_each(|value| *value /= query.total);
         }
     }
 }
 
-/// Query heads of one row that share a KV head.
-struct Group<'a> {
-    row: Row,
-    first_head: usize,
-    /// `[heads, head_dim]`
-    q: &'a [f32],
-}
-
-/// The softmax of the scores seen so far.
-#[derive(Clone, Copy)]
-struct Softmax {
-    max: f32,
-    /// Sum of e^(score - max).
-    total: f32,
-}
-
-impl Default for Softmax {
-    fn default() -> Softmax {
-        Softmax {
-            max: f32::NEG_INFINITY,
-            total: 0.0,
-        }
-    }
-}
-
-impl Softmax {
-    /// A score that has no value has been seen.
-    fn of_sink(score: f32) -> Softmax {
-        Softmax {
-            max: score,
-            total: 1.0,
-        }
-    }
-
-    /// Turns a tile's scores into weights; returns what earlier weights are to
-    /// be multiplied with.
-    fn absorb(&mut self, scores: &mut [f32]) -> f32 {
-        let max = scores.iter().copied().fold(self.max, f32::max);
-        let decay = exp(self.max - max);
-        let mut weights = [0.0; TILE];
-        for (weight, score) in weights.iter_mut().zip(scores.iter_mut()) {
-            *score = exp(*score - max);
-            *weight = *score;
-        }
-        self.max = max;
-        self.total = self.total * decay + weights.iter().sum::<f32>();
-        decay
-    }
+/// Neighbouring rows of a sequence and some heads of theirs.
+struct Task<'a> {
+    rows: Range<usize>,
+    heads: Range<usize>,
+    /// `[rows, heads, value_dim]`
+    out: &'a mut [f32],
 }

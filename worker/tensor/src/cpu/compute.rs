@@ -3,6 +3,7 @@
 use super::isa::Isa;
 use super::kernels::Kernels;
 use super::matrix::{Bf16Activations, Matrix};
+use super::pages::Arena;
 use super::pool::Pool;
 use crate::encoding::StoredMatrix;
 use crate::error::DeviceError;
@@ -33,6 +34,8 @@ pub struct Compute {
     pub(super) kernels: Kernels,
     pub(super) pool: Pool,
     pub(super) bf16_activations: Bf16Activations,
+    /// Where weights are packed.
+    pub(super) pages: Arena,
 }
 
 /// Kernels, and threads if there are several that may be used.
@@ -63,6 +66,7 @@ impl Compute {
             kernels,
             pool: Pool::new(options.threads)?,
             bf16_activations: options.bf16_activations,
+            pages: Arena::default(),
         })
     }
 

@@ -66,6 +66,16 @@ impl CpuInputs {
         Ok(())
     }
 
+    /// Rows from `first` on, at most `most`, that follow each other in a sequence.
+    pub(super) fn neighbours(&self, first: usize, most: usize) -> usize {
+        let start = self.rows[first];
+        let follows = |(index, row): (usize, &Row)| {
+            row.table == start.table && row.position == start.position + index
+        };
+        let rows = self.rows[first..].iter().take(most).enumerate();
+        rows.take_while(|&row| follows(row)).count()
+    }
+
     /// The block of `position`, at most the row's own, in its sequence.
     pub(super) fn block(&self, row: Row, position: usize) -> usize {
         self.blocks[row.table + position / self.kv.block_size] as usize

@@ -9,6 +9,7 @@
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod amx;
+pub(super) mod attend;
 pub(super) mod blocks;
 mod columns;
 mod generic;
@@ -26,6 +27,7 @@ use half::bf16;
 use super::isa::{Isa, IsaError};
 use super::matrix::activations::{GroupMut, Quantized};
 use crate::error::DeviceError;
+use attend::Query;
 use blocks::BlockWeights;
 use lanes::{Bf16, Bf16Pairs, F8, F16, F32, Portable, Widened};
 use peaks::Numbers;
@@ -70,13 +72,6 @@ impl Operands {
             Operands::Bf16Pairs => (2, 2),
         }
     }
-}
-
-/// `out * scale + weights * rows`, where rows is `[weights, out]`.
-pub(super) struct WeightedSum<'a> {
-    pub scale: f32,
-    pub weights: &'a [f32],
-    pub rows: &'a [f32],
 }
 
 /// The kernels of one instruction set.
@@ -209,15 +204,18 @@ impl Kernels {
         dispatch!(self.0, dot_portable, dot_avx2, dot_avx512, dot_bf16, x, y)
     }
 
-    pub(super) fn weighted_sum(self, op: &WeightedSum<'_>, out: &mut [f32]) {
-        assert!(op.rows.len() >= op.weights.len() * out.len());
+    /// Adds a tile of positions to the results of queries, each of which sees
+    /// some of it.
+    pub(super) fn attend(self, op: &attend::Tile<'_>, queries: &mut [Query], out: &mut [f32]) {
+        op.check(queries, out);
         dispatch!(
             self.0,
-            sum_portable,
-            sum_avx2,
-            sum_avx512,
-            sum_bf16,
+            attend_portable,
+            attend_avx2,
+            attend_avx512,
+            attend_bf16,
             op,
+            queries,
             out
         )
     }
@@ -228,7 +226,7 @@ impl Kernels {
 macro_rules! entry_points {
     (
         $(#[$attribute:meta])* $lanes:ty, tiles $t:literal $r:literal $s:literal:
-        $matmul:ident, $dot:ident, $sum:ident, $quantize:ident, $peak:ident, $read:ident
+        $matmul:ident, $dot:ident, $attend:ident, $quantize:ident, $peak:ident, $read:ident
     ) => {
         $(#[$attribute])*
         unsafe fn $matmul(op: &FloatProduct<'_>, out: &mut ColumnsMut<'_>) {
@@ -251,9 +249,9 @@ macro_rules! entry_points {
         }
 
         $(#[$attribute])*
-        unsafe fn $sum(op: &WeightedSum<'_>, out: &mut [f32]) {
+        unsafe fn $attend(op: &attend::Tile<'_>, queries: &mut [Query], out: &mut [f32]) {
             // SAFETY: the caller's contract is the callee's.
-            unsafe { generic::weighted_sum::<$lanes>(op, out) }
+            unsafe { attend::attend::<$lanes, { 2 * $t }, $t, $r>(op, queries, out) }
         }
 
         $(#[$attribute])*
@@ -281,24 +279,24 @@ macro_rules! entry_points {
 }
 
 entry_points!(
-    Portable, tiles 2 2 4: matmul_portable, dot_portable, sum_portable, quantize_portable,
+    Portable, tiles 2 2 4: matmul_portable, dot_portable, attend_portable, quantize_portable,
     peak_portable, read_portable
 );
 #[cfg(target_arch = "x86_64")]
 entry_points!(
     #[target_feature(enable = "avx2,fma,f16c")]
-    x86::Avx2, tiles 2 2 4: matmul_avx2, dot_avx2, sum_avx2, quantize_avx2,
+    x86::Avx2, tiles 2 2 4: matmul_avx2, dot_avx2, attend_avx2, quantize_avx2,
     peak_avx2, read_avx2
 );
 #[cfg(target_arch = "x86_64")]
 entry_points!(
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    x86::Avx512, tiles 4 4 8: matmul_avx512, dot_avx512, sum_avx512, quantize_avx512,
+    x86::Avx512, tiles 4 4 8: matmul_avx512, dot_avx512, attend_avx512, quantize_avx512,
     peak_avx512, read_avx512
 );
 #[cfg(target_arch = "x86_64")]
 entry_points!(
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    x86::Avx512<true>, tiles 4 4 8: matmul_bf16, dot_bf16, sum_bf16, quantize_bf16,
+    x86::Avx512<true>, tiles 4 4 8: matmul_bf16, dot_bf16, attend_bf16, quantize_bf16,
     peak_bf16, read_bf16
 );

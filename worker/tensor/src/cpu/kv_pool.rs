@@ -1,11 +1,14 @@
 //! Paged keys and values in host memory.
 
+use super::kernels::attend::Keys;
 use crate::error::DeviceError;
 use crate::kv_shape::{KvShape, KvValues};
 
-/// All layers' blocks: `[layers][planes][blocks][kv_heads][block_size]
-/// [head_dim]`, so that one head's keys in a block are one matrix. Memory is the system's
-/// until a block is first written.
+/// All layers' blocks: `[layers][planes][blocks][kv_heads]`, of which each is a
+/// matrix: values `[block_size][head_dim]`, keys `[head_dim][block_size]`, so
+/// that scores of neighbouring positions are neighbouring lanes; but keys that
+/// values are part of lie as values do. Memory is the system's until a block
+/// is first written.
 pub struct CpuKvPool {
     shape: KvShape,
     data: Box<[f32]>,
@@ -54,19 +57,56 @@ impl CpuKvPool {
         ((plane * s.total_blocks + block) * s.kv_heads + head) * s.block_size * s.head_dim
     }
 
-    /// A head's keys or values in a block, `[block_size, head_dim]`; where values
-    /// are part of keys, they are those keys.
-    pub(super) fn head(&self, plane: Plane, block: usize, head: usize) -> &[f32] {
+    /// A head's keys or values in a block.
+    fn head(&self, plane: Plane, block: usize, head: usize) -> &[f32] {
         let start = self.head_start(plane, block, head);
         &self.data[start..start + self.shape.block_size * self.shape.head_dim]
     }
 
+    /// Keys of a block and head from an offset in the block on.
+    pub(super) fn keys(
+        &self,
+        plane: Plane,
+        (block, head, offset): (usize, usize, usize),
+    ) -> Keys<'_> {
+        let keys = self.head(plane, block, head);
+        match self.shape.values {
+            KvValues::Stored => Keys::Across {
+                keys: &keys[offset..],
+                stride: self.shape.block_size,
+            },
+            KvValues::KeyPrefix(_) => Keys::Along(&keys[offset * self.shape.head_dim..]),
+        }
+    }
+
+    /// Values of a block and head from an offset in the block on, `[positions,
+    /// head_dim]`; where values are part of keys, they are those keys.
+    pub(super) fn values(
+        &self,
+        plane: Plane,
+        (block, head, offset): (usize, usize, usize),
+    ) -> &[f32] {
+        &self.head(plane, block, head)[offset * self.shape.head_dim..]
+    }
+
+    /// Where a token's numbers start in a head's matrix, and how far apart they
+    /// are.
+    fn run(&self, plane: Plane, offset: usize) -> (usize, usize) {
+        match (self.shape.values, plane.part) {
+            (KvValues::Stored, Part::Keys) => (offset, self.shape.block_size),
+            _ => (offset * self.shape.head_dim, 1),
+        }
+    }
+
     /// Stores one token's heads, `[kv_heads, head_dim]`.
     pub(super) fn write(&mut self, plane: Plane, block: usize, offset: usize, heads: &[f32]) {
-        let dim = self.shape.head_dim;
-        for (head, values) in heads.chunks_exact(dim).enumerate() {
-            let start = self.head_start(plane, block, head) + offset * dim;
-            self.data[start..start + dim].copy_from_slice(values);
+        let (first, step) = self.run(plane, offset);
+        for (head, values) in heads.chunks_exact(self.shape.head_dim).enumerate() {
+            let start = self.head_start(plane, block, head) + first;
+            let places = self.data[start..].iter_mut().step_by(step);
+            places
+                .zip(values)
+                .for_each(|(place, value)| *place = *value);
         }
     }
 
@@ -74,10 +114,10 @@ impl CpuKvPool {
     pub(super) fn export(&self, block: u32, out: &mut Vec<u8>) -> Result<(), DeviceError> {
         DeviceError::in_range("block", block as usize, self.shape.total_blocks)?;
         out.reserve(self.shape.block_bytes()?);
-        for (start, len) in self.wire_order(block as usize) {
-            let values = &self.data[start..start + len];
+        for (start, step) in self.wire_order(block as usize) {
             let end = out.len();
-            out.resize(end + len * 4, 0);
+            out.resize(end + self.shape.head_dim * 4, 0);
+            let values = self.data[start..].iter().step_by(step);
             for (bytes, value) in out[end..].chunks_exact_mut(4).zip(values) {
                 bytes.copy_from_slice(&value.to_le_bytes());
             }
@@ -97,31 +137,34 @@ impl CpuKvPool {
             });
         }
         let mut rest = bytes;
-        let order = self.wire_order(block as usize);
-        for (start, len) in order {
-            let (head, tail) = rest.split_at(len * 4);
+        let dim = self.shape.head_dim;
+        for (start, step) in self.wire_order(block as usize) {
+            let (head, tail) = rest.split_at(dim * 4);
             rest = tail;
-            for (value, b) in self.data[start..start + len]
-                .iter_mut()
-                .zip(head.chunks_exact(4))
-            {
+            let values = self.data[start..].iter_mut().step_by(step);
+            for (value, b) in values.zip(head.chunks_exact(4)) {
                 *value = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
             }
         }
         Ok(())
     }
 
-    /// Where a block's runs of `head_dim` numbers start, in wire order.
-    fn wire_order(&self, block: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let s = self.shape.clone();
-        let head_block = s.block_size * s.head_dim;
-        (0..s.layers * s.planes()).flat_map(move |plane| {
-            let base = (plane * s.total_blocks + block) * s.kv_heads * head_block;
-            let (kv_heads, dim) = (s.kv_heads, s.head_dim);
-            (0..s.block_size).flat_map(move |offset| {
-                (0..kv_heads).map(move |head| (base + head * head_block + offset * dim, dim))
-            })
-        })
+    /// Where a block's runs of `head_dim` numbers start, in wire order, and how
+    /// far apart their numbers are.
+    fn wire_order(&self, block: usize) -> Vec<(usize, usize)> {
+        let s = &self.shape;
+        let mut runs = Vec::with_capacity(s.layers * s.planes() * s.block_size * s.kv_heads);
+        for layer in 0..s.layers {
+            for part in [Part::Keys, Part::Values].into_iter().take(s.planes()) {
+                let plane = Plane { layer, part };
+                for offset in 0..s.block_size {
+                    let (first, step) = self.run(plane, offset);
+                    let start = |head| self.head_start(plane, block, head) + first;
+                    runs.extend((0..s.kv_heads).map(|head| (start(head), step)));
+                }
+            }
+        }
+        runs
     }
 }
 
@@ -175,7 +218,9 @@ mod tests {
         let start = (2 * 4 + 2) * 6 * 4;
         let expected: Vec<u8> = (0..6).flat_map(|i| (i as f32).to_le_bytes()).collect();
         assert_eq!(out[start..start + 24], expected);
-        assert_eq!(pool.head(plane, 4, 1)[4..6], [2.0, 3.0]);
+        // Keys of token 2 lie four numbers apart.
+        let keys = pool.head(plane, 4, 1);
+        assert_eq!([keys[2], keys[6]], [2.0, 3.0]);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::compute::{Compute, On};
 #[cfg(target_arch = "x86_64")]
 use super::isa::Isa;
 use super::kernels::blocks::ROWS;
+use super::kernels::peaks::Numbers;
 use super::kernels::{ColumnsMut, FloatProduct, Operands, blocks};
 use crate::encoding::{Encoding, StoredMatrix};
 use crate::error::DeviceError;
@@ -56,13 +57,13 @@ enum Weights {
 
 impl Weights {
     fn new(stored: StoredMatrix, on: &Compute) -> Result<Weights, DeviceError> {
-        if let Some(packed) = Packed::new(&stored, &on.pool)? {
+        if let Some(packed) = Packed::new(&stored, on)? {
             return Ok(Weights::Packed(packed));
         }
         let operands = operands(stored.encoding(), on.bf16_activations);
         #[cfg(target_arch = "x86_64")]
         if operands == Operands::Bf16Pairs && on.isa() == Isa::Amx {
-            return Ok(Weights::Tiled(Tiled::new(&stored, &on.pool)?));
+            return Ok(Weights::Tiled(Tiled::new(&stored, on)?));
         }
         Ok(Weights::Stored(with_f8_divisor(stored)?, operands))
     }
@@ -111,6 +112,17 @@ impl Matrix {
             Weights::Packed(packed) => packed.decode_row(row, out),
             #[cfg(target_arch = "x86_64")]
             Weights::Tiled(tiled) => tiled.decode_row(row, out),
+        }
+    }
+
+    /// As what its numbers are multiplied.
+    pub(super) fn numbers(&self) -> Numbers {
+        match &self.weights {
+            Weights::Stored(_, Operands::Bf16Pairs) => Numbers::Bf16,
+            Weights::Stored(..) => Numbers::F32,
+            Weights::Packed(_) => Numbers::Bytes,
+            #[cfg(target_arch = "x86_64")]
+            Weights::Tiled(_) => Numbers::Bf16,
         }
     }
 

@@ -10,9 +10,9 @@
 // Tiles are indexed by their constant sizes, so that they unroll into registers.
 #![allow(clippy::needless_range_loop)]
 
+use super::FloatProduct;
 use super::columns::ColumnsMut;
-use super::lanes::{Element, F32, LANES, Lanes, Terms, Widened};
-use super::{FloatProduct, WeightedSum};
+use super::lanes::{F32, Lanes, Terms, Widened};
 
 /// Rows of weights whose bytes stay in the second-level cache while tokens pass.
 const STRIP_BYTES: usize = 256 * 1024;
@@ -122,7 +122,7 @@ unsafe fn tile<L: Lanes, P: Terms, const T: usize, const R: usize>(
 
 /// Dot products of T rows of `x` with R rows of `w`, each `k` long.
 #[inline(always)]
-unsafe fn dots<L: Lanes, P: Terms, const T: usize, const R: usize>(
+pub(super) unsafe fn dots<L: Lanes, P: Terms, const T: usize, const R: usize>(
     k: usize,
     x: *const u8,
     w: *const u8,
@@ -190,37 +190,4 @@ fn at<P: Terms>(matrix: *const u8, row: usize, k: usize, step: usize, size: usiz
 #[inline(always)]
 pub(super) unsafe fn dot<L: Lanes>(x: &[f32], y: &[f32]) -> f32 {
     unsafe { dots::<L, Widened<F32>, 1, 1>(x.len(), x.as_ptr().cast(), y.as_ptr().cast())[0][0] }
-}
-
-/// `out = out * scale + sum over j of weights[j] * rows[j]`, in the order of j.
-#[inline(always)]
-pub(super) unsafe fn weighted_sum<L: Lanes>(op: &WeightedSum<'_>, out: &mut [f32]) {
-    let cols = out.len();
-    let rows = op.rows.as_ptr().cast::<u8>();
-    let whole = cols / LANES;
-    let rest = cols % LANES;
-    unsafe {
-        let scale = L::splat(op.scale);
-        for step in 0..whole {
-            let out = out.as_mut_ptr().wrapping_add(step.wrapping_mul(LANES));
-            let mut sum = F32::load::<L>(out.cast()).mul(scale);
-            for (j, &weight) in op.weights.iter().enumerate() {
-                let row = F32::load(at::<Widened<F32>>(rows, j, cols, step, F32::SIZE));
-                sum = sum.fma(L::splat(weight), row);
-            }
-            sum.store(out);
-        }
-        if rest > 0 {
-            let out = out.get_unchecked_mut(cols - rest..);
-            let mut sum = F32::load_partial::<L>(out.as_ptr().cast(), rest).mul(scale);
-            for (j, &weight) in op.weights.iter().enumerate() {
-                let row =
-                    F32::load_partial(at::<Widened<F32>>(rows, j, cols, whole, F32::SIZE), rest);
-                sum = sum.fma(L::splat(weight), row);
-            }
-            let mut padded = [0.0; LANES];
-            sum.store(padded.as_mut_ptr());
-            out.copy_from_slice(&padded[..rest]);
-        }
-    }
 }

@@ -37,6 +37,8 @@ pub(super) trait Lanes: Copy {
     unsafe fn fma(self, a: Self, b: Self) -> Self;
     /// The sum as a tree: lane i with i + 8, then i + 4, i + 2, i + 1.
     unsafe fn sum(self) -> f32;
+    /// The largest number; any, if one is NaN.
+    unsafe fn largest(self) -> f32;
 }
 
 /// How numbers in memory become lanes.
@@ -284,5 +286,10 @@ impl Lanes for Portable {
             }
         }
         self.0[0]
+    }
+
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        self.0.into_iter().fold(f32::NEG_INFINITY, f32::max)
     }
 }

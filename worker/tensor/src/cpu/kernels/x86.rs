@@ -16,6 +16,15 @@ unsafe fn sum_8(v: __m256) -> f32 {
     }
 }
 
+#[inline(always)]
+unsafe fn largest_8(v: __m256) -> f32 {
+    unsafe {
+        let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+        let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+        _mm_cvtss_f32(_mm_max_ss(v, _mm_shuffle_ps::<1>(v, v)))
+    }
+}
+
 /// 16 bytes in E4M3 as f16, divided by 256: the bits but for the exponent's
 /// bias.
 #[inline(always)]
@@ -138,6 +147,11 @@ impl Lanes for Avx2 {
     unsafe fn sum(self) -> f32 {
         unsafe { sum_8(_mm256_add_ps(self.0, self.1)) }
     }
+
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        unsafe { largest_8(_mm256_max_ps(self.0, self.1)) }
+    }
 }
 
 /// With or without dot products of bf16.
@@ -218,6 +232,15 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
             let low = _mm512_castps512_ps256(self.0);
             let high = _mm512_extractf32x8_ps::<1>(self.0);
             sum_8(_mm256_add_ps(low, high))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        unsafe {
+            let low = _mm512_castps512_ps256(self.0);
+            let high = _mm512_extractf32x8_ps::<1>(self.0);
+            largest_8(_mm256_max_ps(low, high))
         }
     }
 }

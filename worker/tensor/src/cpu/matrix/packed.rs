@@ -2,7 +2,9 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use crate::cpu::compute::Compute;
 use crate::cpu::kernels::blocks::{BlockLayout, BlockWeights, Line, ROWS};
+use crate::cpu::pages::Pages;
 use crate::cpu::pool::Pool;
 use crate::encoding::blocks::{f16_at, q4_k_parts, q6_k_parts};
 use crate::encoding::{Encoding, StoredMatrix};
@@ -18,8 +20,8 @@ pub(in crate::cpu) struct Packed {
     layout: BlockLayout,
     /// Blocks of 32 in a row.
     blocks: usize,
-    lines: Box<[Line]>,
-    scales: Box<[u8]>,
+    lines: Pages<Line>,
+    scales: Pages<u8>,
     row_scales: Option<Box<[f32]>>,
 }
 
@@ -38,7 +40,7 @@ impl Packed {
     /// `None` if the encoding is not one of blocks.
     pub(in crate::cpu) fn new(
         matrix: &StoredMatrix,
-        pool: &Pool,
+        on: &Compute,
     ) -> Result<Option<Packed>, DeviceError> {
         let Some(layout) = layout(matrix.encoding()) else {
             return Ok(None);
@@ -48,11 +50,11 @@ impl Packed {
         let mut packed = Packed {
             layout,
             blocks,
-            lines: zeros(groups * blocks * layout.lines())?,
-            scales: zeros(groups * layout.scale_bytes(blocks))?,
+            lines: on.pages.zeroed(groups * blocks * layout.lines())?,
+            scales: on.pages.zeroed(groups * layout.scale_bytes(blocks))?,
             row_scales: matrix.row_scales().map(Box::from),
         };
-        packed.fill(matrix, pool);
+        packed.fill(matrix, &on.pool);
         Ok(Some(packed))
     }
 
@@ -125,13 +127,6 @@ impl Packed {
             out.iter_mut().for_each(|value| *value *= scales[row]);
         }
     }
-}
-
-pub(super) fn zeros<T: bytemuck::Zeroable>(len: usize) -> Result<Box<[T]>, DeviceError> {
-    bytemuck::allocation::try_zeroed_slice_box(len).map_err(|()| DeviceError::OutOfMemory {
-        what: "packed weights",
-        elements: len,
-    })
 }
 
 /// Number `i` of a block, with the offset of its layout taken off.

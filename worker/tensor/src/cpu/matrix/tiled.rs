@@ -4,11 +4,11 @@ use std::sync::{Mutex, PoisonError};
 
 use half::bf16;
 
-use super::packed::zeros;
+use crate::cpu::compute::Compute;
 use crate::cpu::kernels::amx::{Bf16Weights, LINES, STEP, TOKENS};
 use crate::cpu::kernels::blocks::{Line, ROWS};
 use crate::cpu::matrix::activations::round_to_bf16;
-use crate::cpu::pool::Pool;
+use crate::cpu::pages::Pages;
 use crate::encoding::StoredMatrix;
 use crate::error::DeviceError;
 
@@ -16,18 +16,18 @@ use crate::error::DeviceError;
 /// zeros.
 pub(in crate::cpu) struct Tiled {
     steps: usize,
-    lines: Box<[Line]>,
+    lines: Pages<Line>,
     row_scales: Option<Box<[f32]>>,
 }
 
 impl Tiled {
     /// Of a matrix in bf16.
-    pub(in crate::cpu) fn new(matrix: &StoredMatrix, pool: &Pool) -> Result<Tiled, DeviceError> {
+    pub(in crate::cpu) fn new(matrix: &StoredMatrix, on: &Compute) -> Result<Tiled, DeviceError> {
         let steps = matrix.cols().div_ceil(STEP);
         let groups = matrix.rows().div_ceil(ROWS);
         let mut tiled = Tiled {
             steps,
-            lines: zeros(groups * steps * LINES)?,
+            lines: on.pages.zeroed(groups * steps * LINES)?,
             row_scales: matrix.row_scales().map(Box::from),
         };
         // A lock each, which nobody else takes: parts are numbers, not slices.
@@ -36,7 +36,7 @@ impl Tiled {
             .chunks_mut((steps * LINES).max(1))
             .map(Mutex::new)
             .collect();
-        pool.run(groups.len(), &|group| {
+        on.pool.run(groups.len(), &|group| {
             let mut lines = groups[group].lock().unwrap_or_else(PoisonError::into_inner);
             for row in group * ROWS..((group + 1) * ROWS).min(matrix.rows()) {
                 let (pairs, rest) = matrix.row_bytes(row, 1).as_chunks::<4>();

@@ -148,7 +148,7 @@ fn case(rows: usize, cols: usize, tokens: usize, seed: u64) -> Case {
 
 fn run(case: &Case, x: &[f32]) -> Vec<f32> {
     let on = Compute::new(&CpuOptions::new(1)).unwrap();
-    let tiled = Tiled::new(&case.stored, &on.pool).unwrap();
+    let tiled = Tiled::new(&case.stored, &on).unwrap();
     let x = tiled.activations(x, case.cols);
     let mut out = vec![f32::NAN; x.len() / case.cols.next_multiple_of(32) * case.rows];
     let op = tiled.rows_from(0, Some(&case.bias));

@@ -28,7 +28,7 @@ proptest! {
         // Small exponents, so that scales are ordinary numbers.
         let data: Vec<u8> = numbers(seed, bytes).iter().map(|x| (x * 500.0) as i32 as u8 & 0x3b).collect();
         let stored = StoredMatrix::new(encoding, (rows, cols), data.into()).unwrap();
-        let packed = Packed::new(&stored, &on.pool).unwrap().unwrap();
+        let packed = Packed::new(&stored, &on).unwrap().unwrap();
         let x = numbers(seed + 1, tokens * cols);
         let bias = numbers(seed + 2, rows);
         let op = packed.rows_from(0, Some(&bias));

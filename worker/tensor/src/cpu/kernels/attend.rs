@@ -1,0 +1,327 @@
+//! Queries against a tile of positions: scores, their softmax so far, and the
+//! weighted values (Milakov and Gimelshein 2018; Dao et al. 2022).
+//!
+//! A query's numbers depend on its own scores only: queries are computed side
+//! by side so that keys and values are loaded once for several.
+//!
+//! SAFETY (of every body here): the instruction set exists by the contract of
+//! [`Lanes`]; `kernels` has checked that slices are as long as shapes say.
+
+// Tiles are indexed by their constant sizes, so that they unroll into registers.
+#![allow(clippy::needless_range_loop)]
+
+use super::generic::dots;
+use super::lanes::{Element, F32, LANES, Lanes, Widened};
+use crate::cpu::math::{exp, tanh};
+
+/// Positions whose scores are computed together, a lane each.
+pub(in crate::cpu) const TILE: usize = LANES;
+/// Queries whose scores are kept at a time.
+const KEPT: usize = 32;
+
+/// A query of one head, and the softmax of the scores that it has seen.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::cpu) struct Query {
+    /// Where it starts in the queries.
+    pub q: usize,
+    /// Where its result starts.
+    pub out: usize,
+    /// Positions of the tile that it sees, from and to.
+    pub seen: (usize, usize),
+    pub max: f32,
+    /// Sum of e^(score - max).
+    pub total: f32,
+}
+
+/// A tile of positions of one KV head.
+#[derive(Clone, Copy)]
+pub(in crate::cpu) struct Tile<'a> {
+    pub q: &'a [f32],
+    /// Numbers of a query and of a key.
+    pub dim: usize,
+    pub value_dim: usize,
+    /// At most [`TILE`].
+    pub positions: usize,
+    pub keys: Keys<'a>,
+    /// `[positions][dim]`, of which `value_dim` count.
+    pub values: &'a [f32],
+    pub scale: f32,
+    pub soft_cap: Option<f32>,
+}
+
+#[derive(Clone, Copy)]
+pub(in crate::cpu) enum Keys<'a> {
+    /// `[dim][stride]`, of which the tile's positions are the first.
+    Across { keys: &'a [f32], stride: usize },
+    /// `[positions][dim]`
+    Along(&'a [f32]),
+}
+
+impl Tile<'_> {
+    /// Whether queries, keys and values are there.
+    pub(super) fn check(&self, queries: &[Query], out: &[f32]) {
+        assert!(self.positions <= TILE && self.value_dim <= self.dim);
+        assert!(self.values.len() >= self.positions * self.dim);
+        let keys = match self.keys {
+            Keys::Across { keys, stride } => keys.len() >= (self.dim - 1) * stride + self.positions,
+            Keys::Along(keys) => keys.len() >= self.positions * self.dim,
+        };
+        assert!(keys);
+        for query in queries {
+            assert!(query.q + self.dim <= self.q.len());
+            assert!(query.out + self.value_dim <= out.len());
+            assert!(query.seen.0 < query.seen.1 && query.seen.1 <= self.positions);
+        }
+    }
+}
+
+/// Adds the tile to each query's result, S queries' scores at once, and M
+/// queries' values in V vectors.
+#[inline(always)]
+pub(super) unsafe fn attend<L: Lanes, const S: usize, const M: usize, const V: usize>(
+    op: &Tile<'_>,
+    queries: &mut [Query],
+    out: &mut [f32],
+) {
+    for queries in queries.chunks_mut(KEPT) {
+        let mut scores = [[0.0; TILE]; KEPT];
+        let mut decays = [0.0; KEPT];
+        unsafe {
+            match op.keys {
+                Keys::Across { keys, stride } => {
+                    across::<L, S>(op, (keys, stride), queries, &mut scores);
+                }
+                Keys::Along(keys) => along::<L>(op, keys, queries, &mut scores),
+            }
+        }
+        for ((query, scores), decay) in queries.iter_mut().zip(&mut scores).zip(&mut decays) {
+            *decay = unsafe { absorb::<L>(op, query, scores) };
+        }
+        let mut first = 0;
+        while first < queries.len() {
+            let end = (first + M).min(queries.len());
+            let seen = queries[first].seen;
+            let alike = end - first == M && queries[first..end].iter().all(|it| it.seen == seen);
+            let end = if alike { end } else { first + 1 };
+            let weighted = Weighted {
+                queries: &queries[first..end],
+                weights: &scores[first..end],
+                decays: &decays[first..end],
+            };
+            unsafe {
+                match alike {
+                    true => weigh::<L, M, V>(op, &weighted, out),
+                    false => weigh::<L, 1, V>(op, &weighted, out),
+                }
+            }
+            first = end;
+        }
+    }
+}
+
+/// Scores of keys that lie across: each lane a position.
+#[inline(always)]
+unsafe fn across<L: Lanes, const S: usize>(
+    op: &Tile<'_>,
+    keys: (&[f32], usize),
+    queries: &[Query],
+    scores: &mut [[f32; TILE]; KEPT],
+) {
+    let (several, rest) = queries.as_chunks::<S>();
+    for (queries, scores) in several.iter().zip(scores.chunks_mut(S)) {
+        unsafe { across_of::<L, S>(op, keys, queries, scores) };
+    }
+    for (query, scores) in rest.iter().zip(&mut scores[several.len() * S..]) {
+        unsafe { across_of::<L, 1>(op, keys, &[*query], std::slice::from_mut(scores)) };
+    }
+}
+
+#[inline(always)]
+unsafe fn across_of<L: Lanes, const S: usize>(
+    op: &Tile<'_>,
+    (keys, stride): (&[f32], usize),
+    queries: &[Query; S],
+    scores: &mut [[f32; TILE]],
+) {
+    unsafe {
+        let mut sums = [L::splat(0.0); S];
+        let mut starts = [op.q.as_ptr(); S];
+        for s in 0..S {
+            starts[s] = op.q.as_ptr().add(queries[s].q);
+        }
+        for d in 0..op.dim {
+            let keys = keys.as_ptr().wrapping_add(d * stride).cast();
+            let keys = match op.positions {
+                TILE => L::load_f32(keys),
+                few => F32::load_partial(keys, few),
+            };
+            for s in 0..S {
+                sums[s] = sums[s].fma(L::splat(*starts[s].add(d)), keys);
+            }
+        }
+        for s in 0..S {
+            sums[s]
+                .mul(L::splat(op.scale))
+                .store(scores[s].as_mut_ptr());
+        }
+    }
+}
+
+/// Scores of keys one after the other.
+#[inline(always)]
+unsafe fn along<L: Lanes>(
+    op: &Tile<'_>,
+    keys: &[f32],
+    queries: &[Query],
+    scores: &mut [[f32; TILE]; KEPT],
+) {
+    let at = |position: usize| keys.as_ptr().wrapping_add(position * op.dim).cast();
+    for (query, scores) in queries.iter().zip(scores) {
+        let q = op.q[query.q..].as_ptr().cast();
+        let (fours, rest) = scores[..op.positions].as_chunks_mut::<4>();
+        let done = fours.len() * 4;
+        unsafe {
+            for (four, scores) in fours.iter_mut().enumerate() {
+                *scores = dots::<L, Widened<F32>, 1, 4>(op.dim, q, at(four * 4))[0];
+            }
+            for (one, score) in rest.iter_mut().enumerate() {
+                *score = dots::<L, Widened<F32>, 1, 1>(op.dim, q, at(done + one))[0][0];
+            }
+        }
+        scores.iter_mut().for_each(|score| *score *= op.scale);
+    }
+}
+
+/// Turns a query's scores into weights; returns what earlier weights are to be
+/// multiplied with. Positions that it does not see have no weight.
+#[inline(always)]
+unsafe fn absorb<L: Lanes>(op: &Tile<'_>, query: &mut Query, scores: &mut [f32; TILE]) -> f32 {
+    let (from, to) = query.seen;
+    if let Some(cap) = op.soft_cap {
+        scores
+            .iter_mut()
+            .for_each(|score| *score = cap * tanh(*score / cap));
+    }
+    if (from, to) != (0, TILE) {
+        for (position, score) in scores.iter_mut().enumerate() {
+            if position < from || position >= to {
+                *score = f32::NEG_INFINITY;
+            }
+        }
+    }
+    let largest = unsafe { L::load_f32(scores.as_ptr().cast()).largest() };
+    let max = largest.max(query.max);
+    let decay = exp(query.max - max);
+    scores
+        .iter_mut()
+        .for_each(|score| *score = exp(*score - max));
+    if (from, to) != (0, TILE) {
+        scores[..from].fill(0.0);
+        scores[to..].fill(0.0);
+    }
+    query.max = max;
+    let sum = unsafe { L::load_f32(scores.as_ptr().cast()).sum() };
+    query.total = query.total * decay + sum;
+    decay
+}
+
+/// Queries that see the same positions, and their weights.
+struct Weighted<'a> {
+    queries: &'a [Query],
+    weights: &'a [[f32; TILE]],
+    decays: &'a [f32],
+}
+
+/// `out = out * decay + weights * values`, in the order of positions.
+#[inline(always)]
+unsafe fn weigh<L: Lanes, const M: usize, const V: usize>(
+    op: &Tile<'_>,
+    weighted: &Weighted<'_>,
+    out: &mut [f32],
+) {
+    let vectors = op.value_dim / LANES;
+    let rest = op.value_dim % LANES;
+    let mut vector = 0;
+    unsafe {
+        while vector + V <= vectors {
+            weigh_vectors::<L, M, V>(op, weighted, vector, out);
+            vector += V;
+        }
+        while vector < vectors {
+            weigh_vectors::<L, M, 1>(op, weighted, vector, out);
+            vector += 1;
+        }
+    }
+    if rest > 0 {
+        unsafe { weigh_rest::<L>(op, weighted, rest, out) };
+    }
+}
+
+#[inline(always)]
+unsafe fn weigh_vectors<L: Lanes, const M: usize, const V: usize>(
+    op: &Tile<'_>,
+    weighted: &Weighted<'_>,
+    vector: usize,
+    out: &mut [f32],
+) {
+    let (from, to) = weighted.queries[0].seen;
+    unsafe {
+        let mut sums = [[L::splat(0.0); V]; M];
+        for m in 0..M {
+            let decay = L::splat(*weighted.decays.get_unchecked(m));
+            let out = out.as_ptr().add(weighted.queries.get_unchecked(m).out);
+            for v in 0..V {
+                let at = out.wrapping_add((vector + v) * LANES);
+                sums[m][v] = L::load_f32(at.cast()).mul(decay);
+            }
+        }
+        for position in from..to {
+            let row = op
+                .values
+                .as_ptr()
+                .wrapping_add(position * op.dim + vector * LANES);
+            let mut values = [L::splat(0.0); V];
+            for v in 0..V {
+                values[v] = L::load_f32(row.wrapping_add(v * LANES).cast());
+            }
+            for m in 0..M {
+                let weight = L::splat(*weighted.weights.get_unchecked(m).get_unchecked(position));
+                for v in 0..V {
+                    sums[m][v] = sums[m][v].fma(weight, values[v]);
+                }
+            }
+        }
+        for m in 0..M {
+            let out = out.as_mut_ptr().add(weighted.queries.get_unchecked(m).out);
+            for v in 0..V {
+                sums[m][v].store(out.wrapping_add((vector + v) * LANES));
+            }
+        }
+    }
+}
+
+/// The last numbers, fewer than a vector.
+#[inline(always)]
+unsafe fn weigh_rest<L: Lanes>(
+    op: &Tile<'_>,
+    weighted: &Weighted<'_>,
+    rest: usize,
+    out: &mut [f32],
+) {
+    let first = op.value_dim - rest;
+    for (m, query) in weighted.queries.iter().enumerate() {
+        let out = &mut out[query.out + first..query.out + op.value_dim];
+        unsafe {
+            let decay = L::splat(weighted.decays[m]);
+            let mut sum = F32::load_partial::<L>(out.as_ptr().cast(), rest).mul(decay);
+            for position in query.seen.0..query.seen.1 {
+                let values = op.values[position * op.dim + first..].as_ptr().cast();
+                let weight = L::splat(weighted.weights[m][position]);
+                sum = sum.fma(weight, F32::load_partial(values, rest));
+            }
+            let mut padded = [0.0; LANES];
+            sum.store(padded.as_mut_ptr());
+            out.copy_from_slice(&padded[..rest]);
+        }
+    }
+}
