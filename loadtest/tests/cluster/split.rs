@@ -46,8 +46,13 @@ fn split_and_undivided_give_identical_tokens_on_the_cpu() {
 
 #[test]
 fn blocks_that_the_decode_worker_has_are_not_sent_again() {
-    let prefill = sim_worker("prefill-0", "prefill", FAST);
-    let decode = sim_worker("decode-0", "decode", FAST);
+    // Prompts take longer than to send for them.
+    let slow = &[
+        "--sim-step-time=1ms",
+        "--sim-prefill-tokens-per-second=10000",
+    ];
+    let prefill = sim_worker("prefill-0", "prefill", slow);
+    let decode = sim_worker("decode-0", "decode", slow);
     let router = router(&[&prefill, &decode]);
     let ask = Ask {
         seed: 5,
