@@ -124,9 +124,19 @@ fn begin(compiled: Arc<Compiled>, resumed: &[u32]) -> Result<Follow, Failure> {
 }
 
 impl Shared {
+    /// Others' grammars may take their whole time; another worker is then better
+    /// than a wait without end.
     async fn permit(&self) -> Result<OwnedSemaphorePermit, Failure> {
-        let permit = self.permits.clone().acquire_owned().await;
-        permit.map_err(|closed| Failure::new(ErrorCode::Internal, closed.to_string()))
+        let permit = self.permits.clone().acquire_owned();
+        match tokio::time::timeout(TIME_LIMIT, permit).await {
+            Ok(permit) => {
+                permit.map_err(|closed| Failure::new(ErrorCode::Internal, closed.to_string()))
+            }
+            Err(_) => Err(Failure::new(
+                ErrorCode::WorkerBusy,
+                "it compiles others' constraints; try again later".to_owned(),
+            )),
+        }
     }
 
     fn kept(&self, grammar: &Grammar) -> Option<Arc<Compiled>> {

@@ -57,6 +57,13 @@ fn a_decode_worker_computes_itself_what_takes_few_steps() {
     assert_eq!(choice(&ASK, &workers), Some((None, 1)));
     workers[1].cached_tokens = 64;
     assert_eq!(choice(&ASK, &workers), Some((Some(0), 1)));
+    // What takes more steps is out of its role, and costs more.
+    workers[0].cached_tokens = 112;
+    workers[1].cached_tokens = 128;
+    assert_eq!(choice(&ASK, &workers), Some((None, 1)));
+    workers[1].load.decode_step_ms = 7.0;
+    assert_eq!(choice(&ASK, &workers), Some((Some(0), 1)));
+    workers[1].load.decode_step_ms = 10.0;
     // Unless another is faster.
     workers[1].cached_tokens = 128;
     workers[0].cached_tokens = 144;

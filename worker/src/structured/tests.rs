@@ -380,3 +380,15 @@ async fn compilations_hits_and_refusals_are_counted() {
         assert!(page.contains(line), "{line} is not in {page}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_without_end_for_others_grammars() {
+    let structured = structured();
+    let permits = &structured.shared.permits;
+    let _others = permits.acquire_many(COMPILING as u32).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    let compiled = structured.constraint(choice(&["a"]), Vec::new()).await;
+    let failure = compiled.expect_err("no permit is free");
+    assert_eq!(failure.code, ErrorCode::WorkerBusy);
+    assert_eq!(begun.elapsed(), TIME_LIMIT);
+}
