@@ -75,23 +75,23 @@ pub struct Candidate {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Load {
     /// Prompt tokens waiting to be computed.
-    pub queued_tokens: u64,
+    pub queued_tokens: u32,
     /// Sequences running or waiting.
     pub sequences: u32,
     /// Those of them that wait, or are on their way.
     pub waiting: u32,
     pub free_blocks: u32,
     pub total_blocks: u32,
+    /// Time that a prompt token takes; 0: unknown.
+    pub prefill_ms: f64,
+    /// Time that a queued token, cached ones counted in, takes while it has a
+    /// queue; 0: unknown.
+    pub drain_ms: f64,
     /// 0: unknown.
-    pub prefill_tokens_per_second: f32,
-    /// 0: unknown.
-    pub decode_step_ms: f32,
+    pub step_ms: f64,
     /// Time between two tokens of a sequence there, lately, prompts computed in
     /// between counted in; 0: unknown.
-    pub inter_token_ms: f32,
-    /// Queued tokens, cached ones counted in, that it gets through while it has
-    /// a queue; 0: unknown.
-    pub drain_tokens_per_second: f32,
+    pub inter_token_ms: f64,
 }
 
 /// Where a sequence runs: positions in the list of candidates.

@@ -91,6 +91,17 @@ impl Overlaps {
         }
     }
 
+    /// So many holders are about to be staged.
+    pub(super) fn expect(&mut self, holders: usize) {
+        match self.runs {
+            0 => {
+                self.found.reserve(holders);
+                self.lanes.reserve(holders);
+            }
+            _ => self.staged.reserve(holders),
+        }
+    }
+
     /// `holder` holds the prompt's next blocks. `worker_of` its lane is asked
     /// in the first run.
     pub(super) fn stage(&mut self, holder: Holder, of: Reading, worker_of: impl Fn(u32) -> u32) {

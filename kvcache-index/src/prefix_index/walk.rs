@@ -144,6 +144,7 @@ fn stage(root: &Root, (holders, of): (HoldersWord, Reading), overlaps: &mut Over
             let Some(list) = root.list(at, len) else {
                 return false;
             };
+            overlaps.expect(list.len());
             for word in list {
                 overlaps.stage(Holder(word.load(Acquire)), of, worker_of);
             }

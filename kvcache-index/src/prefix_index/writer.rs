@@ -14,11 +14,12 @@ mod sweep;
 mod table;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use smallvec::SmallVec;
 
-use super::holder::{Change, Holder, Holders, replaced};
+use super::holder::{Change, Holder, Holders, HoldersWord, replaced};
 use super::root::{Place, Range, Root};
 use super::walk::extent;
 use super::{Shared, WorkerSlot};
@@ -190,12 +191,12 @@ impl Writer {
         if blocks == 0 {
             return (0, place);
         }
-        let holders = self.holders(place.run);
-        let before = holders.iter().copied().find(|holder| holder.lane() == lane);
+        let before = self.holder(place.run, lane);
         let after = change.applied(lane, before);
         if before == after {
             return (blocks, place.plus(blocks - 1));
         }
+        let holders = self.holders(place.run);
         self.lanes.count(lane, before, -(blocks as isize));
         self.lanes.count(lane, after, blocks as isize);
         let stretch = Stretch {
@@ -265,6 +266,21 @@ impl Writer {
         self.root
             .place(hash)
             .filter(|place| self.is_live(place.run))
+    }
+
+    /// What `lane` holds of a run.
+    fn holder(&self, run: u32, lane: u32) -> Option<Holder> {
+        match HoldersWord::decode(self.run(run).holders.load(Acquire)) {
+            HoldersWord::None => None,
+            HoldersWord::One(holder) => Some(holder),
+            HoldersWord::List { at, len } => {
+                let list = self.root.list(at, len)?;
+                let of = |word: &AtomicU64| Holder(word.load(Acquire));
+                let at = list.partition_point(|word| of(word).lane() < lane);
+                list.get(at).map(of)
+            }
+        }
+        .filter(|holder| holder.lane() == lane)
     }
 
     fn holders(&self, run: u32) -> Holders {

@@ -25,7 +25,7 @@ pub struct ExplainedWorker {
     pub worker: String,
     pub role: &'static str,
     pub cached_tokens: usize,
-    pub queued_tokens: u64,
+    pub queued_tokens: u32,
     pub sequences: u32,
     pub free_blocks: u32,
 }

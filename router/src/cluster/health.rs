@@ -46,6 +46,8 @@ pub struct Health {
     config: Config,
     workers: FxHashMap<WorkerSlot, Worker>,
     outliers: Outliers,
+    /// All that may be marked, so that asking costs nothing while all is well.
+    doubted: Vec<WorkerSlot>,
 }
 
 #[derive(Debug)]
@@ -62,6 +64,7 @@ impl Health {
             config,
             workers: FxHashMap::default(),
             outliers: Outliers::default(),
+            doubted: Vec::new(),
         }
     }
 
@@ -88,15 +91,18 @@ impl Health {
         if let Some(worker) = self.workers.get_mut(&slot) {
             worker.ready = ready;
         }
+        if !ready {
+            self.doubt(slot);
+        }
     }
 
     /// Who is to be left out now, as long as others remain.
     pub fn shunned(&self, now: Instant) -> Excluded {
-        let shunned = self.workers.iter().filter(|(_, worker)| {
-            !worker.ready || !worker.breaker.admits(now) || worker.record.is_ejected(now)
-        });
-        shunned
-            .map(|(slot, worker)| (*slot, worker.epoch))
+        let doubted = self.doubted.iter();
+        let known = doubted.filter_map(|slot| Some((*slot, self.workers.get(slot)?)));
+        known
+            .filter(|(_, worker)| worker.is_shunned(now))
+            .map(|(slot, worker)| (slot, worker.epoch))
             .collect()
     }
 
@@ -153,12 +159,36 @@ impl Health {
                     .map(|(slot, why)| (slot, Mark::Ejected(why))),
             );
         }
+        if outcome == Outcome::Failed {
+            self.doubt(slot);
+        }
+        marks.iter().for_each(|(slot, _)| self.doubt(*slot));
+        let workers = &self.workers;
+        let may_be = |slot: &WorkerSlot| workers.get(slot).is_some_and(|it| it.may_be_shunned(now));
+        self.doubted.retain(may_be);
         marks
+    }
+
+    fn doubt(&mut self, slot: WorkerSlot) {
+        if !self.doubted.contains(&slot) {
+            self.doubted.push(slot);
+        }
     }
 
     fn worker_mut(&mut self, slot: WorkerSlot, epoch: u64) -> Option<&mut Worker> {
         let worker = self.workers.get_mut(&slot)?;
         (worker.epoch == epoch).then_some(worker)
+    }
+}
+
+impl Worker {
+    fn is_shunned(&self, now: Instant) -> bool {
+        !self.ready || !self.breaker.admits(now) || self.record.is_ejected(now)
+    }
+
+    /// Now, or later without another mark.
+    fn may_be_shunned(&self, now: Instant) -> bool {
+        !self.ready || !self.breaker.is_closed() || self.record.is_ejected(now)
     }
 }
 

@@ -11,13 +11,16 @@ use std::time::Duration;
 
 mod backlog;
 mod room;
+mod roster;
+mod worker;
 
 use kvcache_index::{Overlaps, PrefixIndex, WorkerSlot};
 use rustc_hash::FxHashMap;
 
-use crate::plan::{Ask, Candidate, Choice, Load, Policy, Role};
-use backlog::Backlog;
+use crate::plan::{Ask, Candidate, Choice, Policy, Role};
 use room::Room;
+use roster::Roster;
+use worker::{Booked, Share, Worker};
 
 /// What a worker has not said to hold after so long is not there, or not soon.
 const PREDICTION: Duration = Duration::from_secs(1);
@@ -66,51 +69,24 @@ pub struct View {
     index: Arc<PrefixIndex>,
     bookings: FxHashMap<u64, Booked>,
     last_booking: u64,
+    /// By model.
+    rosters: Vec<Roster>,
+    weighed: Weighed,
     /// Kept from call to call for its memory.
-    candidates: Vec<Candidate>,
+    left: Vec<Candidate>,
     room: Room,
     /// Sum of what workers report.
     reported_sequences: u64,
 }
 
-#[derive(Debug)]
-struct Worker {
-    member: Member,
-    /// Takes work.
-    available: bool,
-    /// As last counted; `None`: it takes no work.
-    room: Option<usize>,
-    report: Report,
-    unreported: Unreported,
-    backlog: Backlog,
-    /// Bookings it has accepted, each with its number among the sequences that it
-    /// has taken in, which its reports do not include yet.
-    accepted: Vec<(u64, u64)>,
-}
-
-/// Sum of the bookings' shares that a worker's report does not include yet.
+/// Whom a policy was asked to choose of.
 #[derive(Clone, Copy, Debug, Default)]
-struct Unreported {
-    prefill_tokens: u64,
-    sequences: u32,
-    blocks: u32,
-}
-
-#[derive(Debug)]
-struct Booked {
-    decode: Share,
-    prefill: Option<Share>,
-}
-
-/// What a booking adds to one worker's load, until the worker reports it.
-#[derive(Debug)]
-struct Share {
-    worker: WorkerSlot,
-    epoch: u64,
-    prefill_tokens: u64,
-    blocks: u32,
-    /// A report that includes it has arrived.
-    reported: bool,
+enum Weighed {
+    /// All of a model's.
+    Roster(usize),
+    /// Those that were left without the excluded.
+    #[default]
+    Left,
 }
 
 /// A sequence placed and booked.
@@ -151,15 +127,9 @@ impl View {
         if self.workers.len() <= at {
             self.workers.resize_with(at + 1, || None);
         }
-        self.workers[at] = Some(Worker {
-            member,
-            available: false,
-            room: None,
-            report: Report::default(),
-            unreported: Unreported::default(),
-            backlog: Backlog::default(),
-            accepted: Vec::new(),
-        });
+        self.workers[at] = Some(Worker::new(member));
+        let rosters = self.rosters.len().max(member.model as usize + 1);
+        self.rosters.resize_with(rosters, Roster::default);
     }
 
     pub fn remove(&mut self, slot: WorkerSlot) {
@@ -175,7 +145,7 @@ impl View {
         if let Some(worker) = self.worker_mut(slot) {
             worker.available = available;
         }
-        self.count_room(slot);
+        self.changed(slot);
     }
 
     /// The worker's own word on its load.
@@ -199,8 +169,8 @@ impl View {
             worker.settle(slot, bookings.get_mut(&id));
         }
         let queued = report.queued_prefill_tokens + worker.unreported.prefill_tokens;
-        worker.backlog.report(now, queued);
-        self.count_room(slot);
+        worker.backlog.report(now.as_secs_f64(), queued);
+        self.changed(slot);
     }
 
     /// Which worker holds which blocks; who follows a worker's events feeds it.
@@ -222,28 +192,17 @@ impl View {
         overlaps: &Overlaps,
         excluded: &Excluded,
     ) -> &[Candidate] {
-        self.candidates.clear();
-        for (slot, worker) in (0..).map(WorkerSlot).zip(&self.workers) {
-            let Some(worker) = worker else { continue };
-            let is_excluded = || excluded.contains(&(slot, worker.member.epoch));
-            if worker.available && worker.member.model == model && !is_excluded() {
-                self.candidates.push(Candidate {
-                    worker: slot,
-                    role: worker.member.role,
-                    cached_tokens: 0,
-                    load: worker.load(ask.now),
-                });
+        let number = model as usize;
+        self.left.clear();
+        self.weighed = Weighed::Left;
+        if let Some(roster) = self.rosters.get_mut(number) {
+            roster.ask(ask, overlaps);
+            match excluded.is_empty() {
+                true => self.weighed = Weighed::Roster(number),
+                false => self.left.extend(roster.without(excluded)),
             }
         }
-        for overlap in overlaps.iter() {
-            let found = self
-                .candidates
-                .binary_search_by_key(&overlap.worker, |it| it.worker);
-            if let Ok(at) = found {
-                self.candidates[at].cached_tokens = overlap.blocks as usize * ask.block_size;
-            }
-        }
-        &self.candidates
+        self.weighed()
     }
 
     /// Sequences that all workers together say they have.
@@ -259,14 +218,18 @@ impl View {
 
     /// What the last call of [`View::candidates`] gave.
     pub fn weighed(&self) -> &[Candidate] {
-        &self.candidates
+        match self.weighed {
+            Weighed::Roster(model) => self.rosters[model].candidates(),
+            Weighed::Left => &self.left,
+        }
     }
 
     /// Books `choice` of the candidates that the last call gave.
     pub fn book(&mut self, ask: &Ask<'_>, choice: Choice) -> Placed {
-        let decode = self.candidates[choice.decode].worker;
-        let prefill = choice.prefill.map(|at| self.candidates[at].worker);
-        let uncached = ask.uncached(&self.candidates[choice.computes()]);
+        let candidates = self.weighed();
+        let decode = candidates[choice.decode].worker;
+        let prefill = choice.prefill.map(|at| candidates[at].worker);
+        let uncached = ask.uncached(&candidates[choice.computes()]);
         let blocks = uncached.div_ceil(ask.block_size.max(1)) as u32;
         let mut share = |slot: WorkerSlot, prefill_tokens: usize| {
             let mut share = Share {
@@ -298,7 +261,7 @@ impl View {
         [Some(decode), prefill]
             .into_iter()
             .flatten()
-            .for_each(|slot| self.count_room(slot));
+            .for_each(|slot| self.changed(slot));
         Placed {
             booking: self.last_booking,
             decode,
@@ -340,7 +303,7 @@ impl View {
             }
             false => worker.accepted.push((booking, number)),
         }
-        self.count_room(slot);
+        self.changed(slot);
     }
 
     pub fn release(&mut self, booking: u64) {
@@ -354,83 +317,27 @@ impl View {
                 worker.unreported.remove(share);
                 worker.backlog.withdraw(share.prefill_tokens);
             }
-            self.count_room(share.worker);
+            self.changed(share.worker);
         }
     }
 
     /// A worker's load or state changed.
-    fn count_room(&mut self, slot: WorkerSlot) {
+    fn changed(&mut self, slot: WorkerSlot) {
         let Some(Some(worker)) = self.workers.get_mut(slot.0 as usize) else {
             return;
         };
-        let room = worker
-            .available
-            .then(|| self.room.on(&worker.load(Duration::ZERO)));
+        let load = worker.load();
+        let room = worker.available.then(|| self.room.on(&load));
         self.room.change(worker.room, room);
         worker.room = room;
+        let roster = &mut self.rosters[worker.member.model as usize];
+        match worker.available {
+            true => roster.put(slot, worker),
+            false => roster.remove(slot),
+        }
     }
 
     fn worker_mut(&mut self, slot: WorkerSlot) -> Option<&mut Worker> {
         self.workers.get_mut(slot.0 as usize)?.as_mut()
-    }
-}
-
-impl Unreported {
-    fn add(&mut self, share: &Share) {
-        self.prefill_tokens += share.prefill_tokens;
-        self.sequences += 1;
-        self.blocks += share.blocks;
-    }
-
-    fn remove(&mut self, share: &Share) {
-        self.prefill_tokens -= share.prefill_tokens;
-        self.sequences -= 1;
-        self.blocks -= share.blocks;
-    }
-}
-
-impl Worker {
-    /// A report includes this start's share of `booked`: its prompt tokens, unless
-    /// that was known.
-    fn settle(&mut self, slot: WorkerSlot, booked: Option<&mut Booked>) -> Option<u64> {
-        let epoch = self.member.epoch;
-        let mut shares = booked?.shares_mut();
-        let share = shares.find(|it| it.worker == slot && it.epoch == epoch && !it.reported)?;
-        share.reported = true;
-        self.unreported.remove(share);
-        Some(share.prefill_tokens)
-    }
-
-    fn add(&mut self, share: &Share, now: Duration) {
-        let rate = self.report.prefill_tokens_per_second;
-        self.unreported.add(share);
-        self.backlog.add(now, rate, share.prefill_tokens);
-    }
-
-    /// At `now`; before the last report or booking, as of that.
-    fn load(&self, now: Duration) -> Load {
-        let (report, more) = (&self.report, &self.unreported);
-        let rate = report.prefill_tokens_per_second;
-        Load {
-            queued_tokens: self.backlog.left(now, rate) as u64,
-            sequences: report.sequences + more.sequences,
-            free_blocks: report.free_blocks.saturating_sub(more.blocks),
-            total_blocks: report.total_blocks,
-            prefill_tokens_per_second: report.prefill_tokens_per_second,
-            decode_step_ms: report.decode_step_ms,
-            inter_token_ms: report.inter_token_ms,
-            drain_tokens_per_second: report.drain_tokens_per_second,
-            waiting: report.waiting + more.sequences,
-        }
-    }
-}
-
-impl Booked {
-    fn shares(&self) -> impl Iterator<Item = &Share> {
-        std::iter::once(&self.decode).chain(&self.prefill)
-    }
-
-    fn shares_mut(&mut self) -> impl Iterator<Item = &mut Share> {
-        std::iter::once(&mut self.decode).chain(&mut self.prefill)
     }
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use super::{Ask, Candidate, Choice, Parts, Policy};
 
 /// Rates assumed while no worker has reported any.
-const UNKNOWN_PREFILL_TOKENS_PER_MS: f64 = 10.0;
-const UNKNOWN_DECODE_STEP_MS: f64 = 10.0;
+const UNKNOWN_PREFILL_MS: f64 = 0.1;
+const UNKNOWN_STEP_MS: f64 = 10.0;
 /// KV between two workers of one cluster, per token.
 const TRANSFER_MS_PER_TOKEN: f64 = 0.005;
 /// Two calls instead of one.
@@ -197,25 +197,29 @@ struct Costs<'a> {
     are_known: bool,
     /// Means of the rates that are known, for workers whose are not: a new
     /// worker is taken for one like the others.
-    prefill_tokens_per_ms: f64,
+    prefill_ms: f64,
     step_ms: f64,
+    /// Objectives; infinite: there is none.
+    first_token_ms: f64,
+    inter_token_ms: f64,
 }
 
 impl<'a> Costs<'a> {
     fn new(ask: &'a Ask<'a>, candidates: &[Candidate]) -> Costs<'a> {
-        let rates = candidates
-            .iter()
-            .filter_map(|it| known(it.load.prefill_tokens_per_second));
-        let steps = candidates
-            .iter()
-            .filter_map(|it| known(it.load.decode_step_ms));
-        let (rate, step) = (mean(rates), mean(steps));
+        let (mut rates, mut steps) = (Mean::default(), Mean::default());
+        for candidate in candidates {
+            rates.count(candidate.load.prefill_ms);
+            steps.count(candidate.load.step_ms);
+        }
+        let (rate, step) = (rates.value(), steps.value());
         Costs {
             ask,
             parts: Parts::of(ask, candidates),
             are_known: rate.is_some() && step.is_some(),
-            prefill_tokens_per_ms: rate.map_or(UNKNOWN_PREFILL_TOKENS_PER_MS, |it| it / 1000.0),
-            step_ms: step.unwrap_or(UNKNOWN_DECODE_STEP_MS),
+            prefill_ms: rate.unwrap_or(UNKNOWN_PREFILL_MS),
+            step_ms: step.unwrap_or(UNKNOWN_STEP_MS),
+            first_token_ms: ask.first_token.map_or(f64::INFINITY, in_ms),
+            inter_token_ms: ask.inter_token.map_or(f64::INFINITY, in_ms),
         }
     }
 
@@ -272,9 +276,8 @@ impl<'a> Costs<'a> {
 
     /// Of decoding what another worker computes.
     fn of_decode(&self, worker: &Candidate) -> Cost {
-        let missing = self.ask.uncached(worker) as f64;
         Cost {
-            transfer: SPLIT_MS + missing * TRANSFER_MS_PER_TOKEN,
+            transfer: SPLIT_MS + self.uncached(worker) * TRANSFER_MS_PER_TOKEN,
             ..Cost::default()
         } + self.generate(worker)
     }
@@ -282,12 +285,11 @@ impl<'a> Costs<'a> {
     /// Of what comes after the prompt.
     fn generate(&self, worker: &Candidate) -> Cost {
         let inter_token = self.inter_token_ms(worker);
-        let objective = self.ask.inter_token.map_or(f64::INFINITY, in_ms);
         Cost {
             // For every sequence that shares the worker.
             decode: BESIDE * self.step_ms(worker) * f64::from(worker.load.sequences),
             stream: STREAM * inter_token,
-            objectives: MISSED * STREAM * (inter_token - objective).max(0.0),
+            objectives: MISSED * STREAM * (inter_token - self.inter_token_ms).max(0.0),
             memory: self.memory(worker),
             ..Cost::default()
         }
@@ -304,54 +306,52 @@ impl<'a> Costs<'a> {
 
     /// What it costs that the first token comes after so long.
     fn late(&self, first_token: f64) -> f64 {
-        let objective = self.ask.first_token.map_or(f64::INFINITY, in_ms);
-        MISSED * (first_token - objective).max(0.0)
+        MISSED * (first_token - self.first_token_ms).max(0.0)
     }
 
     fn prefill(&self, worker: &Candidate) -> f64 {
-        self.ask.uncached(worker) as f64 / self.prefill_rate(worker)
+        self.uncached(worker) * self.prefill_ms(worker)
     }
 
     /// What waits there drains as it lately did, which is slower than prefill
     /// where sequences wait for memory.
     fn queue(&self, worker: &Candidate) -> f64 {
-        let rate = self.prefill_rate(worker);
-        let drain = known(worker.load.drain_tokens_per_second);
-        let drain = drain.map_or(rate, |it| rate.min(it / 1000.0));
-        worker.load.queued_tokens as f64 / drain
+        f64::from(worker.load.queued_tokens) * worker.load.drain_ms.max(self.prefill_ms(worker))
     }
 
     /// Blocks that are missing come free about one a step. A worker that has not
     /// reported is taken to have them.
     fn memory(&self, worker: &Candidate) -> f64 {
-        if worker.load.total_blocks == 0 {
+        let block_size = self.ask.block_size.max(1);
+        let free = worker.load.free_blocks as usize * block_size;
+        let missing = self.ask.uncached(worker).saturating_sub(free);
+        if missing == 0 || worker.load.total_blocks == 0 {
             return 0.0;
         }
-        let needed = self
-            .ask
-            .uncached(worker)
-            .div_ceil(self.ask.block_size.max(1));
-        let missing = needed.saturating_sub(worker.load.free_blocks as usize);
-        missing as f64 * self.step_ms(worker)
+        missing.div_ceil(block_size) as f64 * self.step_ms(worker)
     }
 
-    /// Tokens per millisecond.
-    fn prefill_rate(&self, worker: &Candidate) -> f64 {
-        let rate = known(worker.load.prefill_tokens_per_second);
-        rate.map_or(self.prefill_tokens_per_ms, |it| it / 1000.0)
+    /// Tokens. No prompt has more than 32 bits count, whose conversion is fast.
+    fn uncached(&self, worker: &Candidate) -> f64 {
+        f64::from(self.ask.uncached(worker) as u32)
+    }
+
+    /// Of one token.
+    fn prefill_ms(&self, worker: &Candidate) -> f64 {
+        known(worker.load.prefill_ms).unwrap_or(self.prefill_ms)
     }
 
     fn step_ms(&self, worker: &Candidate) -> f64 {
-        known(worker.load.decode_step_ms).unwrap_or(self.step_ms)
+        known(worker.load.step_ms).unwrap_or(self.step_ms)
     }
 
     /// As it lately was; but what a worker with nothing to do last saw says nothing
     /// of what it would do now.
     fn inter_token_ms(&self, worker: &Candidate) -> f64 {
         let step = self.step_ms(worker);
-        match known(worker.load.inter_token_ms) {
-            Some(lately) if running(worker) > 0 => lately.max(step),
-            _ => step,
+        match running(worker) > 0 {
+            true => step.max(worker.load.inter_token_ms),
+            false => step,
         }
     }
 }
@@ -390,12 +390,25 @@ fn in_ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// A reported rate; `None` if there is none yet.
-fn known(rate: f32) -> Option<f64> {
-    (rate.is_finite() && rate > 0.0).then_some(f64::from(rate))
+/// A time that was reported; `None` if there is none yet.
+fn known(ms: f64) -> Option<f64> {
+    (ms > 0.0).then_some(ms)
 }
 
-fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let (sum, count) = values.fold((0.0, 0u32), |(sum, count), it| (sum + it, count + 1));
-    (count > 0).then(|| sum / f64::from(count))
+/// Of the values that are known.
+#[derive(Default)]
+struct Mean {
+    sum: f64,
+    count: u32,
+}
+
+impl Mean {
+    fn count(&mut self, ms: f64) {
+        self.sum += known(ms).unwrap_or(0.0);
+        self.count += u32::from(ms > 0.0);
+    }
+
+    fn value(&self) -> Option<f64> {
+        (self.count > 0).then(|| self.sum / f64::from(self.count))
+    }
 }

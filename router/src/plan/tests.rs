@@ -24,8 +24,8 @@ fn candidate(worker: u32, role: Role) -> Candidate {
         load: Load {
             free_blocks: 1000,
             total_blocks: 1000,
-            prefill_tokens_per_second: 1000.0,
-            decode_step_ms: 10.0,
+            prefill_ms: 1.0,
+            step_ms: 10.0,
             inter_token_ms: 0.0,
             ..Load::default()
         },
@@ -61,9 +61,9 @@ fn a_decode_worker_computes_itself_what_takes_few_steps() {
     workers[0].cached_tokens = 112;
     workers[1].cached_tokens = 128;
     assert_eq!(choice(&ASK, &workers), Some((None, 1)));
-    workers[1].load.decode_step_ms = 7.0;
+    workers[1].load.step_ms = 7.0;
     assert_eq!(choice(&ASK, &workers), Some((Some(0), 1)));
-    workers[1].load.decode_step_ms = 10.0;
+    workers[1].load.step_ms = 10.0;
     // Unless another is faster.
     workers[1].cached_tokens = 128;
     workers[0].cached_tokens = 144;
@@ -77,7 +77,7 @@ fn a_decode_worker_computes_itself_what_takes_few_steps() {
 #[test]
 fn generates_where_steps_are_short() {
     let mut workers = [candidate(0, Role::Both), candidate(1, Role::Both)];
-    workers[0].load.decode_step_ms = 30.0;
+    workers[0].load.step_ms = 30.0;
     workers[1].load.queued_tokens = 700;
     for worker in &mut workers {
         worker.load.sequences = 40;
@@ -97,8 +97,8 @@ fn a_decode_worker_computes_what_would_wait_too_long_elsewhere() {
     assert_eq!(choice(&ASK, &workers), Some((None, 1)));
     // While no rates are known, never.
     for worker in &mut workers {
-        worker.load.prefill_tokens_per_second = 0.0;
-        worker.load.decode_step_ms = 0.0;
+        worker.load.prefill_ms = 0.0;
+        worker.load.step_ms = 0.0;
     }
     workers[0].load.queued_tokens = 1_000_000;
     assert_eq!(choice(&ASK, &workers), Some((Some(0), 1)));
@@ -194,8 +194,8 @@ fn avoids_a_worker_without_blocks() {
 #[test]
 fn a_new_worker_is_taken_for_one_like_the_others() {
     let mut workers = [0, 1].map(|worker| candidate(worker, Role::Both));
-    workers[1].load.prefill_tokens_per_second = 0.0;
-    workers[1].load.decode_step_ms = 0.0;
+    workers[1].load.prefill_ms = 0.0;
+    workers[1].load.step_ms = 0.0;
     workers[0].load.queued_tokens = 1;
     assert_eq!(choice(&ASK, &workers), Some((None, 1)));
     workers[0].load.queued_tokens = 0;
@@ -209,7 +209,7 @@ fn a_queue_that_waits_for_memory_counts_as_long_as_it_takes() {
     workers[0].load.queued_tokens = 100;
     workers[1].load.queued_tokens = 200;
     assert_eq!(choice(&ASK, &workers), Some((None, 0)));
-    workers[0].load.drain_tokens_per_second = 300.0;
+    workers[0].load.drain_ms = 3.3;
     assert_eq!(choice(&ASK, &workers), Some((None, 1)));
 }
 
@@ -231,11 +231,11 @@ fn equals_are_equally_likely() {
 fn any_candidate(worker: u32) -> impl Strategy<Value = Candidate> {
     let role = prop_oneof![Just(Role::Prefill), Just(Role::Decode), Just(Role::Both)];
     let load = (
-        0..10_000u64,
+        0..10_000u32,
         0..300u32,
         0..2000u32,
-        0.0..1e6f32,
-        0.0..1e3f32,
+        0.0..1e2f64,
+        0.0..1e3f64,
     );
     (role, 0..400usize, load).prop_map(move |(role, cached_tokens, load)| Candidate {
         worker: WorkerSlot(worker),
@@ -246,10 +246,10 @@ fn any_candidate(worker: u32) -> impl Strategy<Value = Candidate> {
             sequences: load.1,
             free_blocks: load.2,
             total_blocks: 2000,
-            prefill_tokens_per_second: load.3,
-            decode_step_ms: load.4,
+            prefill_ms: load.3,
+            drain_ms: load.3 * 2.0,
+            step_ms: load.4,
             inter_token_ms: load.4 * 2.0,
-            drain_tokens_per_second: load.3 / 2.0,
             waiting: load.1 / 2,
         },
     })

@@ -44,9 +44,14 @@ impl Breaker {
         }
     }
 
+    /// Not marked, and no probe is owed.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed)
+    }
+
     /// A sequence is sent, allowed or for want of others.
     pub fn booked(&mut self, now: Instant, config: &Config) {
-        if !matches!(self.state, State::Closed) && self.admits(now) {
+        if !self.is_closed() && self.admits(now) {
             let until = now + config.breaker_open.0;
             self.state = State::Probing { until };
         }

@@ -34,6 +34,13 @@ impl Health {
     fn shuns(&self, now: Instant) -> Vec<u32> {
         let mut slots: Vec<u32> = self.shunned(now).iter().map(|(slot, _)| slot.0).collect();
         slots.sort_unstable();
+        let all = self.workers.iter();
+        let mut marked: Vec<u32> = all
+            .filter(|(_, worker)| worker.is_shunned(now))
+            .map(|(slot, _)| slot.0)
+            .collect();
+        marked.sort_unstable();
+        assert_eq!(slots, marked, "nobody is overlooked");
         slots
     }
 

@@ -63,7 +63,7 @@ fn state_of(model: &Arc<Model>, roles: &[Role]) -> State {
     state
 }
 
-fn loads(state: &mut State, model: &Model) -> Vec<(u32, u64, u32)> {
+fn loads(state: &mut State, model: &Model) -> Vec<(u32, u32, u32)> {
     state
         .candidates(model, &ASK, &Excluded::new())
         .iter()

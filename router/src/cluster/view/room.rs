@@ -9,8 +9,8 @@ use crate::plan::Load;
 /// Prompt work that a worker may have waiting, in milliseconds. Less would leave
 /// a policy too little choice, and the worker too little to do when it finishes.
 const BACKLOG_MS: f64 = 1500.0;
-/// Assumed of a worker that has reported no rate.
-const UNKNOWN_TOKENS_PER_MS: f64 = 10.0;
+/// Assumed of a token on a worker that has reported no rate.
+const UNKNOWN_PREFILL_MS: f64 = 0.1;
 
 #[derive(Debug, Default)]
 pub(super) struct Room {
@@ -32,12 +32,11 @@ impl Room {
 
     /// Sequences that a worker with `load` could begin soon.
     pub(super) fn on(&self, load: &Load) -> usize {
-        let rate = f64::from(load.prefill_tokens_per_second) / 1000.0;
-        let rate = match rate > 0.0 {
-            true => rate,
-            false => UNKNOWN_TOKENS_PER_MS,
+        let token_ms = match load.prefill_ms {
+            0.0 => UNKNOWN_PREFILL_MS,
+            known => known,
         };
-        let spare = BACKLOG_MS * rate - load.queued_tokens as f64;
+        let spare = BACKLOG_MS / token_ms - f64::from(load.queued_tokens);
         if spare <= 0.0 {
             return 0;
         }
@@ -75,10 +74,10 @@ mod tests {
         waiting: 0,
         free_blocks: 1000,
         total_blocks: 2000,
-        prefill_tokens_per_second: 10_000.0,
-        decode_step_ms: 10.0,
+        prefill_ms: 0.1,
+        drain_ms: 0.0,
+        step_ms: 10.0,
         inter_token_ms: 0.0,
-        drain_tokens_per_second: 0.0,
     };
 
     fn room() -> Room {

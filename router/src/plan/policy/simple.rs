@@ -67,7 +67,7 @@ impl Policy for PowerOfTwo {
     }
 }
 
-fn load(candidate: &Candidate) -> (u32, u64) {
+fn load(candidate: &Candidate) -> (u32, u32) {
     (candidate.load.sequences, candidate.load.queued_tokens)
 }
 
