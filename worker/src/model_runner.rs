@@ -5,6 +5,7 @@
 mod tests;
 
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use engine::constraint::{Ends, constrain};
 use engine::sampling::{History, sample, sample_within, score};
@@ -23,7 +24,7 @@ pub struct ModelRunner {
     logits: Vec<f32>,
     /// `[pooled tokens, hidden_size]` of the last step.
     states: Vec<f32>,
-    /// Of the last step's constrained chunks.
+    /// What the last step's chunks might draw, where they are constrained.
     masks: Vec<TokenMask>,
 }
 
@@ -62,30 +63,34 @@ impl Runner for ModelRunner {
 
     fn run(&mut self, step: &Step<'_>) -> Result<StepResult, RunError> {
         self.batch.fill(step);
-        let mut allowed = self.constrain(step);
         let out = (&mut self.logits, &mut self.states);
         self.model
             .forward_with_hidden(&self.batch.view(), self.batch.pooled.len(), out)
             .map_err(run_error)?;
-        let eos = &self.shape.eos_token_ids;
         let mut rows = self.logits.chunks_mut(self.shape.vocab_size);
         let mut result = StepResult::default();
-        for (index, chunk) in step.chunks.iter().enumerate() {
+        let masks = self.masks.len().max(step.chunks.len());
+        self.masks.resize_with(masks, TokenMask::default);
+        let mut draws = Vec::with_capacity(step.chunks.len());
+        for (chunk, mask) in step.chunks.iter().zip(&mut self.masks) {
             let scored = scored_rows(chunk)
                 .zip(rows.by_ref())
                 .map(|(row, logits)| score_prompt(chunk, row, logits))
                 .collect();
             result.prompt_logprobs.push(scored);
-            let row = if chunk.sample { rows.next() } else { None };
-            let drawn = row.and_then(|logits| match allowed[index].take() {
-                None => Some(draw(chunk, logits, eos)),
-                Some(Ok(mask)) => Some(draw_within(chunk, logits, &self.masks[mask])),
-                Some(Err(violation)) => {
-                    result.violations.push((index, violation));
-                    None
-                }
-            });
-            result.sampled.push(drawn);
+            let logits = if chunk.sample { rows.next() } else { None };
+            draws.push((chunk, logits, mask));
+        }
+        let eos = &self.shape.eos_token_ids;
+        let drawn = side_by_side(&*self.model, draws, |(chunk, logits, mask)| {
+            let drawn = logits.map(|logits| draw(chunk, logits, eos, mask));
+            drawn.transpose()
+        });
+        for (index, drawn) in drawn.into_iter().enumerate() {
+            result.sampled.push(drawn.unwrap_or_else(|violation| {
+                result.violations.push((index, violation));
+                None
+            }));
         }
         let hidden_size = self.model.config().hidden_size;
         let mut states = self.states.as_slice();
@@ -105,30 +110,6 @@ impl Runner for ModelRunner {
 
     fn import_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<(), RunError> {
         self.model.import_block(block.0, bytes).map_err(run_error)
-    }
-}
-
-impl ModelRunner {
-    /// What each chunk's token obeys: the place of its mask in `masks`; `None`:
-    /// nothing.
-    fn constrain(&mut self, step: &Step<'_>) -> Vec<Option<Result<usize, Violation>>> {
-        let mut used = 0;
-        let mut of_chunk = |chunk: &Chunk<'_>| {
-            let constraint = chunk.constraint.filter(|_| chunk.sample)?;
-            if used == self.masks.len() {
-                self.masks.push(TokenMask::default());
-            }
-            let mask = &mut self.masks[used];
-            mask.clear(self.shape.vocab_size);
-            let ends = Ends {
-                eos: &self.shape.eos_token_ids,
-                sampling: chunk.sampling,
-            };
-            let generated = &chunk.tokens[chunk.prompt_len..];
-            used += 1;
-            Some(constrain(constraint, generated, &ends, mask).map(|()| used - 1))
-        };
-        step.chunks.iter().map(&mut of_chunk).collect()
     }
 }
 
@@ -197,16 +178,42 @@ fn score_prompt(chunk: &Chunk<'_>, position: usize, logits: &[f32]) -> Sampled {
     score(logits, chunk.tokens[position + 1], top)
 }
 
-fn draw(chunk: &Chunk<'_>, logits: &mut [f32], eos: &[u32]) -> Sampled {
+/// The chunk's next token, of what its constraint allows; that becomes `mask`.
+fn draw(
+    chunk: &Chunk<'_>,
+    logits: &mut [f32],
+    eos: &[u32],
+    mask: &mut TokenMask,
+) -> Result<Sampled, Violation> {
     let (prompt, generated) = chunk.tokens.split_at(chunk.prompt_len);
     let history = History { prompt, generated };
-    sample(logits, &history, chunk.sampling, eos)
+    let sampling = chunk.sampling;
+    let Some(constraint) = chunk.constraint else {
+        return Ok(sample(logits, &history, sampling, eos));
+    };
+    mask.clear(logits.len());
+    constrain(constraint, generated, &Ends { eos, sampling }, mask)?;
+    Ok(sample_within(logits, &history, sampling, mask))
 }
 
-fn draw_within(chunk: &Chunk<'_>, logits: &mut [f32], mask: &TokenMask) -> Sampled {
-    let (prompt, generated) = chunk.tokens.split_at(chunk.prompt_len);
-    let history = History { prompt, generated };
-    sample_within(logits, &history, chunk.sampling, mask)
+/// What `of` makes of each of `items`, on the threads that compute the model.
+fn side_by_side<T: Send, R: Send>(
+    model: &dyn CausalLm,
+    items: Vec<T>,
+    of: impl Fn(T) -> R + Sync,
+) -> Vec<R> {
+    let slots: Vec<Mutex<(Option<T>, Option<R>)>> = items
+        .into_iter()
+        .map(|item| Mutex::new((Some(item), None)))
+        .collect();
+    model.side_by_side(slots.len(), &|number| {
+        let mut slot = slots[number].lock().unwrap_or_else(PoisonError::into_inner);
+        slot.1 = slot.0.take().map(&of);
+    });
+    let made = slots
+        .into_iter()
+        .map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner).1);
+    made.flatten().collect()
 }
 
 fn run_error(error: DeviceError) -> RunError {

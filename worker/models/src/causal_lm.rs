@@ -40,6 +40,10 @@ pub trait CausalLm: Send {
         logits_and_states: (&mut Vec<f32>, &mut Vec<f32>),
     ) -> Result<(), DeviceError>;
 
+    /// Calls `work` once with each number below `parts`, on what threads the model
+    /// is computed with, and returns when all have returned.
+    fn side_by_side(&self, parts: usize, work: &(dyn Fn(usize) + Sync));
+
     /// Appends the wire form of a block, as [`KvShape::block_bytes`] says it.
     fn export_block(&self, block: u32, out: &mut Vec<u8>) -> Result<(), DeviceError>;
 

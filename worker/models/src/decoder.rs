@@ -314,6 +314,10 @@ impl<D: Device, A: SelfAttention<D>> CausalLm for Decoder<D, A> {
         self.device.read(&self.activations.logits, len, logits)
     }
 
+    fn side_by_side(&self, parts: usize, work: &(dyn Fn(usize) + Sync)) {
+        self.device.side_by_side(parts, work);
+    }
+
     fn export_block(&self, block: u32, out: &mut Vec<u8>) -> Result<(), DeviceError> {
         self.device.kv_export(&self.pool, block, out)
     }

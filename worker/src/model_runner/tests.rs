@@ -28,12 +28,16 @@ static SAMPLING: SamplingParams = SamplingParams {
 };
 
 fn model() -> Box<dyn CausalLm> {
+    model_on(1)
+}
+
+fn model_on(threads: usize) -> Box<dyn CausalLm> {
     let folder = concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/models/tests/fixtures/llama3-gqa-tied-sharded"
     );
     let options = LoadOptions {
-        cpu: models::CpuOptions::new(1),
+        cpu: models::CpuOptions::new(threads),
         quantize: None,
         block_size: 16,
         total_blocks: 12,
@@ -190,4 +194,58 @@ fn pooled_states_do_not_depend_on_chunks_or_what_else_is_drawn() {
     parts.extend(last.pooled);
     assert_eq!(parts[0].1, whole[3 * size..20 * size]);
     assert_eq!(parts[1], (1, whole[36 * size..].to_vec()));
+}
+
+/// Allows one token, or nothing.
+#[derive(Debug)]
+struct Only(Option<u32>);
+
+impl engine::Constraint for Only {
+    fn allow(&self, _: &[u32], mask: &mut TokenMask) -> Result<bool, Violation> {
+        if let Some(token) = self.0 {
+            mask.allow(token);
+        }
+        Ok(false)
+    }
+}
+
+#[test]
+fn sequences_drawn_side_by_side_get_what_each_would_get_alone() {
+    let prompt = prompt();
+    let constraints = [
+        None,
+        Some(Only(Some(9))),
+        Some(Only(None)),
+        None,
+        Some(Only(Some(70))),
+    ];
+    let samplings = [0.0, 1.0, 1.0, 0.7, 0.0].map(|temperature| SamplingParams {
+        temperature,
+        ..SAMPLING.clone()
+    });
+    let blocks = [0, 1, 2, 3].map(|first| [first, first + 4, first + 8].map(BlockId));
+    let of = |number: usize, blocks| Chunk {
+        sampling: &samplings[number],
+        constraint: constraints[number]
+            .as_ref()
+            .map(|it| it as &dyn engine::Constraint),
+        prompt_logprobs: false,
+        ..chunk(&prompt, 0, 37, blocks)
+    };
+    let mut runner = ModelRunner::new(model_on(3)).unwrap();
+    for those in [0..4, 1..5] {
+        let together = those
+            .clone()
+            .zip(&blocks)
+            .map(|(it, blocks)| of(it, blocks));
+        let together = run(&mut runner, together.collect());
+        let mut violations = Vec::new();
+        for (at, number) in those.enumerate() {
+            let alone = run(&mut runner, vec![of(number, &blocks[0])]);
+            assert_eq!(together.sampled[at], alone.sampled[0], "{number}");
+            violations.extend(alone.violations.into_iter().map(|(_, why)| (at, why)));
+        }
+        assert_eq!(together.violations, violations);
+        assert_eq!(violations.len(), 1);
+    }
 }

@@ -77,6 +77,13 @@ impl Device for CpuDevice {
     type Inputs = CpuInputs;
     type Routes = CpuRoutes;
 
+    fn side_by_side(&self, parts: usize, work: &(dyn Fn(usize) + Sync)) {
+        match self.compute.all().pool {
+            Some(pool) => pool.run(parts, work),
+            None => (0..parts).for_each(work),
+        }
+    }
+
     fn buffer(&self, len: usize) -> Result<Vec<f32>> {
         bytemuck::allocation::try_zeroed_slice_box(len)
             .map(Vec::from)

@@ -28,6 +28,12 @@ pub trait Device: Send + 'static {
     /// Says what products after this call are for; only who measures listens.
     fn part(&self, _part: Part) {}
 
+    /// Calls `work` once with each number below `parts`, on what threads the
+    /// device has on the host, and returns when all have returned.
+    fn side_by_side(&self, parts: usize, work: &(dyn Fn(usize) + Sync)) {
+        (0..parts).for_each(work);
+    }
+
     /// `len` zeros.
     fn buffer(&self, len: usize) -> Result<Self::Buffer>;
 

@@ -53,6 +53,10 @@ impl Device for Timed {
         self.meter.part(part);
     }
 
+    fn side_by_side(&self, parts: usize, work: &(dyn Fn(usize) + Sync)) {
+        self.device.side_by_side(parts, work);
+    }
+
     fn buffer(&self, len: usize) -> Result<Vec<f32>> {
         self.device.buffer(len)
     }
