@@ -96,11 +96,13 @@ fn send(to: SocketAddr, what: &str, body: &str) -> Result<TcpStream> {
     let mut stream = TcpStream::connect(to).with_context(|| format!("can't connect to {to}"))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let length = body.len();
-    write!(
-        stream,
+    let head = format!(
         "{what} HTTP/1.1\r\nhost: xtask\r\ncontent-type: application/json\r\n\
-         content-length: {length}\r\n\r\n{body}"
-    )?;
+         content-length: {length}\r\n\r\n"
+    );
+    // As clients write it: the head whole, then the body.
+    stream.write_all(head.as_bytes())?;
+    stream.write_all(body.as_bytes())?;
     Ok(stream)
 }
 
