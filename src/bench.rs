@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use worker::bench;
+use worker::{HubSettings, bench};
 
 use crate::stdio::{complain, say};
 
@@ -35,7 +35,11 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match measure(&args.bench) {
+    let bench = bench::Config {
+        hub: HubSettings::from_env(|name| std::env::var(name).ok()),
+        ..args.bench
+    };
+    match measure(&bench) {
         Ok(table) => {
             say(table.trim_end());
             ExitCode::SUCCESS

@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use runtime::config::{self, Check, HumanDuration, Invocation, Refusal};
 use runtime::telemetry::{self, TelemetryConfig};
+use worker::HubSettings;
 
 /// Streams that come and go leave holes, which the system's own allocator keeps:
 /// a quarter more memory for each.
@@ -89,6 +90,16 @@ impl Check for Cli {
 }
 
 impl Part {
+    /// Models are fetched as `hub` says.
+    fn with_hub(mut self, hub: HubSettings) -> Part {
+        match &mut self {
+            Part::Up(config) => config.hub = hub,
+            Part::Router(_) => {}
+            Part::Worker(config) => config.worker.hub = hub,
+        }
+        self
+    }
+
     fn telemetry(&self) -> &TelemetryConfig {
         match self {
             Part::Up(config) => &config.telemetry,
@@ -128,7 +139,9 @@ fn main() -> ExitCode {
         default_subcommand: "up",
     };
     let part = match config::load::<Cli>(&invocation) {
-        Ok(cli) => cli.part,
+        Ok(cli) => cli
+            .part
+            .with_hub(HubSettings::from_env(|name| std::env::var(name).ok())),
         Err(Refusal::Shown(text)) => {
             stdio::say(text.trim_end());
             return ExitCode::SUCCESS;
@@ -188,6 +201,23 @@ mod tests {
     #[test]
     fn command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn models_are_fetched_as_the_environment_says() {
+        for part in ["up", "worker"] {
+            let cli = Cli::try_parse_from(["kvasir", part]).unwrap();
+            let hub = HubSettings {
+                offline: true,
+                ..HubSettings::default()
+            };
+            let hub = match cli.part.with_hub(hub) {
+                Part::Up(config) => config.hub,
+                Part::Worker(config) => config.worker.hub,
+                Part::Router(_) => unreachable!("it is not asked for"),
+            };
+            assert!(hub.offline, "{part}");
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use futures::future::try_join_all;
 use runtime::{Lifecycle, shutdown_signal};
+use worker::HubSettings;
 
 pub use config::Config;
 
@@ -32,15 +33,15 @@ struct Cluster {
 }
 
 /// How parts come to life.
-enum Starter {
-    InProcess,
+enum Starter<'a> {
+    InProcess(&'a HubSettings),
     Processes,
 }
 
-impl Starter {
+impl Starter<'_> {
     async fn worker(&self, part: &WorkerPart, life: &Lifecycle) -> anyhow::Result<Ready> {
         match self {
-            Starter::InProcess => in_process::start_worker(part, life.child()).await,
+            Starter::InProcess(hub) => in_process::start_worker(part, hub, life.child()).await,
             Starter::Processes => processes::start(part.name.clone(), part.command(), life).await,
         }
         .with_context(|| format!("can't start {}", part.name))
@@ -48,7 +49,7 @@ impl Starter {
 
     async fn router(&self, part: &RouterPart, life: &Lifecycle) -> anyhow::Result<Ready> {
         match self {
-            Starter::InProcess => in_process::start_router(part, life.child()).await,
+            Starter::InProcess(_) => in_process::start_router(part, life.child()).await,
             Starter::Processes => processes::start("router".into(), part.command(), life).await,
         }
         .context("can't start the router")
@@ -91,7 +92,7 @@ async fn serve(config: &Config, cluster: &Cluster) -> anyhow::Result<()> {
     let starter = if config.processes {
         Starter::Processes
     } else {
-        Starter::InProcess
+        Starter::InProcess(&config.hub)
     };
     let parts = shape.workers();
     let starting = parts

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use clap::Args;
 use runtime::config::{Check, HumanDuration};
 use runtime::telemetry::TelemetryConfig;
-use worker::{Device, ModelSource};
+use worker::{Device, HubSettings, ModelSource};
 
 use super::passed_on::PassedOn;
 use super::shape::Shape;
@@ -13,10 +13,15 @@ use super::shape::Shape;
 #[derive(Debug, Args)]
 #[group(skip)]
 pub struct Config {
-    /// Directory of a Llama-family checkpoint in Hugging Face layout, or demo
-    /// for the embedded model
-    #[arg(long, value_name = "DIR|demo", default_value = "demo")]
+    /// Directory of a checkpoint in Hugging Face layout, a file that ends in
+    /// .gguf, a model of the Hugging Face hub (owner/name, owner/name:Q4_K_M or
+    /// owner/name:file.gguf), or demo for the embedded model
+    #[arg(long, value_name = "DIR|FILE|NAME|demo", default_value = "demo")]
     pub model: ModelSource,
+
+    /// How the hub is reached; from the environment, as for its other tools.
+    #[arg(skip)]
+    pub hub: HubSettings,
 
     /// Workers that compute prompts [default: 1]
     #[arg(long, value_name = "N")]

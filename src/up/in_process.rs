@@ -3,13 +3,22 @@
 use runtime::Lifecycle;
 use runtime::telemetry::PART;
 use tracing::{Instrument, info_span};
+use worker::HubSettings;
 
 use super::shape::{RouterPart, WorkerPart};
 use crate::part::Ready;
 
-pub async fn start_worker(part: &WorkerPart, life: Lifecycle) -> anyhow::Result<Ready> {
+pub async fn start_worker(
+    part: &WorkerPart,
+    hub: &HubSettings,
+    life: Lifecycle,
+) -> anyhow::Result<Ready> {
     let span = info_span!(PART, name = part.name);
-    let running = worker::start(part.parse()?, life).instrument(span).await?;
+    let config = worker::Config {
+        hub: hub.clone(),
+        ..part.parse()?
+    };
+    let running = worker::start(config, life).instrument(span).await?;
     Ok(Ready::Worker {
         id: running.worker_id,
         address: running.address,

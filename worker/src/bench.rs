@@ -24,7 +24,7 @@ use models::{
 };
 
 use crate::config::{Bf16, ModelSource};
-use crate::model::all_cpus;
+use crate::model::{Found, MAIN, Origin, OriginError, all_cpus};
 use crate::model_runner::ModelRunner;
 use measure::{Bench, Sample};
 pub use report::{Figures, Machine, Report};
@@ -37,9 +37,18 @@ const BLOCK_SIZE: usize = 16;
 #[group(skip)]
 pub struct Config {
     /// Directory of a checkpoint in Hugging Face layout, a file that ends in
-    /// .gguf, or demo for the embedded model
-    #[arg(long, value_name = "DIR|FILE|demo", default_value = "demo")]
+    /// .gguf, a model of the Hugging Face hub (owner/name, owner/name:Q4_K_M or
+    /// owner/name:file.gguf), or demo for the embedded model
+    #[arg(long, value_name = "DIR|FILE|NAME|demo", default_value = "demo")]
     pub model: ModelSource,
+
+    /// Branch, tag or commit of a model of the hub
+    #[arg(long, value_name = "NAME", default_value = MAIN)]
+    pub revision: String,
+
+    /// How the hub is reached; from the environment, as for its other tools.
+    #[arg(skip)]
+    pub hub: hub::Settings,
 
     /// Threads that compute. Default: one per CPU
     #[arg(long, value_name = "N")]
@@ -97,6 +106,8 @@ pub struct Config {
 pub enum BenchError {
     #[error("can't load the model: {0}")]
     Load(#[from] LoadError),
+    #[error("can't load the model: {0}")]
+    Origin(#[from] OriginError),
     #[error("can't run the model: {0}")]
     Run(#[from] RunError),
     #[error("can't measure this machine: {0}")]
@@ -169,7 +180,13 @@ pub fn run(config: &Config) -> Result<Report, BenchError> {
 }
 
 fn load(config: &Config, cpu: CpuOptions) -> Result<(ModelRunner, Arc<Meter>), BenchError> {
-    let files = config.model.files()?;
+    let origin = Origin {
+        source: &config.model,
+        hub: &config.hub,
+        revision: &config.revision,
+        weights: true,
+    };
+    let Found { files, .. } = origin.find()?;
     let model = ModelConfig::read(&files)?;
     let options = LoadOptions {
         cpu,

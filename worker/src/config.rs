@@ -1,10 +1,10 @@
 //! The worker's flags.
 
+mod model_source;
 mod sim;
 mod target;
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, FromArgMatches};
@@ -13,6 +13,9 @@ use models::{Isa, Quantize};
 use runtime::config::{ByteSize, Check, HumanDuration};
 use runtime::membership::etcd;
 
+use crate::model::MAIN;
+
+pub use model_source::ModelSource;
 pub use sim::SimFlags;
 pub use target::Target;
 
@@ -35,11 +38,20 @@ pub struct Config {
     pub advertise: Option<String>,
 
     /// Directory of a checkpoint in Hugging Face layout, a file that ends in
-    /// .gguf, or demo for the embedded model
-    #[arg(long, value_name = "DIR|FILE|demo", default_value = "demo")]
+    /// .gguf, a model of the Hugging Face hub (owner/name, owner/name:Q4_K_M or
+    /// owner/name:file.gguf), or demo for the embedded model
+    #[arg(long, value_name = "DIR|FILE|NAME|demo", default_value = "demo")]
     pub model: ModelSource,
 
-    /// Name of the model in requests. Default: the directory's name
+    /// Branch, tag or commit of a model of the hub
+    #[arg(long, value_name = "NAME", default_value = MAIN)]
+    pub revision: String,
+
+    /// How the hub is reached; from the environment, as for its other tools.
+    #[arg(skip)]
+    pub hub: hub::Settings,
+
+    /// Name of the model in requests. Default: the directory's or the hub's name
     #[arg(long, value_name = "NAME")]
     pub served_model_name: Option<String>,
 
@@ -151,15 +163,6 @@ pub enum Bf16 {
     Exact,
 }
 
-/// Where a model comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ModelSource {
-    /// Embedded in the binary.
-    Demo,
-    Directory(PathBuf),
-    Gguf(PathBuf),
-}
-
 /// What a worker is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Role {
@@ -178,29 +181,6 @@ pub enum Device {
     Cpu,
     /// Nothing: times and tokens are made up
     Sim,
-}
-
-impl std::str::FromStr for ModelSource {
-    type Err = std::convert::Infallible;
-
-    fn from_str(text: &str) -> Result<ModelSource, Self::Err> {
-        Ok(match text {
-            "demo" => ModelSource::Demo,
-            file if file.ends_with(".gguf") => ModelSource::Gguf(file.into()),
-            directory => ModelSource::Directory(directory.into()),
-        })
-    }
-}
-
-impl std::fmt::Display for ModelSource {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            ModelSource::Demo => f.write_str("demo"),
-            ModelSource::Directory(path) | ModelSource::Gguf(path) => {
-                write!(f, "{}", path.display())
-            }
-        }
-    }
 }
 
 impl Default for Config {

@@ -26,7 +26,8 @@ mod wire;
 
 pub use config::{Config, Device, ModelSource, Role, SimFlags};
 pub use event_feed::WorkerStatus;
-pub use model::ModelError;
+pub use hub::Settings as HubSettings;
+pub use model::{ModelError, OriginError};
 pub use start::{Running, StartError, start};
 
 #[cfg(test)]

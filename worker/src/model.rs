@@ -1,8 +1,7 @@
 //! The model this worker serves: its runner, its name and its files.
 
 mod limited;
-
-use std::path::Path;
+mod origin;
 
 use bytes::Bytes;
 use engine::{RunError, Runner, SimConfig, SimRunner};
@@ -11,12 +10,11 @@ use models::{
 };
 use runtime::config::ByteSize;
 
-use crate::config::{Bf16, Config, Device, ModelSource};
+use crate::config::{Bf16, Config, Device};
 use crate::model_runner::ModelRunner;
 use limited::Limited;
-
-/// Name of the embedded model in requests.
-const DEMO_NAME: &str = "kvasir-demo";
+pub use origin::OriginError;
+pub(crate) use origin::{Found, MAIN, Origin};
 
 /// A model that is ready to run.
 pub struct LoadedModel {
@@ -34,6 +32,8 @@ pub struct LoadedModel {
 pub enum ModelError {
     #[error("can't load the model: {0}")]
     Load(#[from] LoadError),
+    #[error("can't load the model: {0}")]
+    Origin(#[from] OriginError),
     #[error("can't run the model: {0}")]
     Run(#[from] RunError),
     #[error("can't run the model: {0}")]
@@ -44,10 +44,16 @@ pub enum ModelError {
     TooLong { asked: usize, limit: usize },
 }
 
-/// Loads what `config` names. Reads files and may take minutes: not for async
-/// threads.
+/// Loads what `config` names. Reads files, or downloads them first, and may take
+/// minutes: not for async threads.
 pub fn load(config: &Config) -> Result<LoadedModel, ModelError> {
-    let files = config.model.files()?;
+    let origin = Origin {
+        source: &config.model,
+        hub: &config.hub,
+        revision: &config.revision,
+        weights: config.device != Device::Sim,
+    };
+    let Found { files, name } = origin.find()?;
     let model = ModelConfig::read(&files)?;
     let (runner, fingerprint) = match config.device {
         Device::Cpu => (cpu(config, &files, &model)?, files.fingerprint()?),
@@ -56,23 +62,13 @@ pub fn load(config: &Config) -> Result<LoadedModel, ModelError> {
     let small_files = files.tokenizer_files()?;
     Ok(LoadedModel {
         runner,
-        name: name(config),
+        name: config.served_model_name.clone().unwrap_or(name),
         fingerprint,
         files: small_files
             .into_iter()
             .map(|(name, content)| (name.to_owned(), content))
             .collect(),
     })
-}
-
-impl ModelSource {
-    pub(crate) fn files(&self) -> Result<ModelFiles, LoadError> {
-        match self {
-            ModelSource::Demo => Ok(models::demo()),
-            ModelSource::Directory(path) => Ok(ModelFiles::directory(path)),
-            ModelSource::Gguf(path) => ModelFiles::gguf(path),
-        }
-    }
 }
 
 impl Bf16 {
@@ -157,20 +153,6 @@ fn sim_fingerprint(files: &ModelFiles) -> Result<String, ModelError> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-fn name(config: &Config) -> String {
-    let of_directory = |path: &Path| {
-        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let name = path.file_name().unwrap_or(path.as_os_str());
-        name.to_string_lossy().into_owned()
-    };
-    match (&config.served_model_name, &config.model) {
-        (Some(name), _) => name.clone(),
-        (None, ModelSource::Demo) => DEMO_NAME.to_owned(),
-        (None, ModelSource::Directory(path)) => of_directory(path),
-        (None, ModelSource::Gguf(path)) => of_directory(&path.with_extension("")),
-    }
-}
-
 pub(crate) fn all_cpus() -> usize {
     std::thread::available_parallelism().map_or(1, |cpus| cpus.get())
 }
@@ -178,14 +160,16 @@ pub(crate) fn all_cpus() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ModelSource;
+
+    const FIXTURE: &str = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/models/tests/fixtures/llama3-gqa-tied-sharded"
+    );
 
     fn config(change: impl FnOnce(&mut Config)) -> Config {
-        let folder = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/models/tests/fixtures/llama3-gqa-tied-sharded"
-        );
         let mut config = Config {
-            model: ModelSource::Directory(folder.into()),
+            model: ModelSource::Directory(FIXTURE.into()),
             threads: Some(1),
             kv_blocks: Some(8),
             ..Config::default()
@@ -240,5 +224,60 @@ mod tests {
         assert_eq!(model.runner.shape().max_model_len, 50);
         let stretched = load(&config(|it| it.max_model_len = Some(1 << 20)));
         assert!(matches!(stretched, Err(ModelError::TooLong { .. })));
+    }
+
+    /// A cache in which a tool of the hub has left the fixture.
+    struct Cache(std::path::PathBuf);
+
+    impl Cache {
+        const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+        fn new() -> Cache {
+            let name = format!("kvasir-worker-hub-{}", std::process::id());
+            let cache = Cache(std::env::temp_dir().join(name));
+            let model = cache.0.join("models--owner--model");
+            let snapshot = model.join("snapshots").join(Cache::COMMIT);
+            std::fs::create_dir_all(&snapshot).unwrap();
+            std::fs::create_dir_all(model.join("refs")).unwrap();
+            std::fs::write(model.join("refs/main"), Cache::COMMIT).unwrap();
+            for entry in std::fs::read_dir(FIXTURE).unwrap() {
+                let entry = entry.unwrap();
+                std::fs::copy(entry.path(), snapshot.join(entry.file_name())).unwrap();
+            }
+            cache
+        }
+    }
+
+    impl Drop for Cache {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_model_of_the_hub_is_called_by_its_whole_name() {
+        let cache = Cache::new();
+        let hub = hub::Settings {
+            cache: Some(cache.0.clone()),
+            offline: true,
+            ..hub::Settings::default()
+        };
+        let at = |revision: &str, name: &str| {
+            load(&config(|it| {
+                it.hub = hub.clone();
+                it.revision = revision.to_owned();
+                let Ok(source) = name.parse();
+                it.model = source;
+            }))
+        };
+        let model = at(MAIN, "owner/model").unwrap();
+        assert_eq!(model.name, "owner/model");
+        let same = load(&config(|_| {})).unwrap();
+        assert_eq!(model.fingerprint, same.fingerprint);
+        assert!(at(Cache::COMMIT, "hf://owner/model").is_ok());
+        let error = at("v2", "owner/model").err().unwrap().to_string();
+        assert!(error.contains("lacks revision v2"), "{error}");
+        let error = at("v2", FIXTURE).err().unwrap().to_string();
+        assert!(error.contains("leave it out"), "{error}");
     }
 }

@@ -13,6 +13,8 @@ fn config() -> Config {
             )
             .into(),
         ),
+        revision: MAIN.to_owned(),
+        hub: hub::Settings::default(),
         threads: NonZeroUsize::new(1),
         cpu_isa: None,
         bf16_activations: Bf16::Exact,
