@@ -4,9 +4,11 @@
 //! Decode and prefill go through the model and runner that serve, without
 //! scheduler and network. Each round also measures what the machine can do at
 //! most, so that figures come with a share of the limit, and every operation
-//! of a step with its share of the time.
+//! of a step with its share of the time; and how long loading took, and how
+//! much memory there was at most.
 
 mod measure;
+mod memory;
 mod report;
 #[cfg(test)]
 mod tests;
@@ -27,7 +29,8 @@ use crate::config::{Bf16, ModelSource};
 use crate::model::{Found, MAIN, Origin, OriginError, all_cpus};
 use crate::model_runner::ModelRunner;
 use measure::{Bench, Sample};
-pub use report::{Figures, Machine, Report};
+use report::Subject;
+pub use report::{Figures, Loading, Machine, Memory, Report};
 
 /// Tokens in a KV block.
 const BLOCK_SIZE: usize = 16;
@@ -140,8 +143,9 @@ pub fn run(config: &Config) -> Result<Report, BenchError> {
         isa: config.cpu_isa,
         bf16_activations: config.bf16_activations.activations(),
     };
-    let (runner, meter) = load(config, options.clone())?;
-    let mut bench = Bench::new(config, runner, meter)?;
+    let loaded = load(config, options.clone())?;
+    let (loading, mut memory) = (loaded.loading, loaded.memory);
+    let mut bench = Bench::new(config, loaded.runner, loaded.meter)?;
     let limits = |threads| {
         let compute = Compute::new(&CpuOptions {
             threads,
@@ -161,25 +165,36 @@ pub fn run(config: &Config) -> Result<Report, BenchError> {
     }
     let mut rounds = Vec::new();
     for _ in 0..config.rounds.get() {
+        let (alone, all) = (limits(1)?.1, limits(threads)?.1);
+        // What limits were measured with is gone.
+        memory::forget_peak();
+        let samples = phases.iter().map(|&phase| bench.sample(phase));
         rounds.push(Round {
-            alone: limits(1)?.1,
-            all: limits(threads)?.1,
-            samples: phases
-                .iter()
-                .map(|&phase| bench.sample(phase))
-                .collect::<Result<_, _>>()?,
+            alone,
+            all,
+            samples: samples.collect::<Result<_, _>>()?,
         });
+        memory.peak_running = memory.peak_running.max(memory::peak());
     }
     let machine = Machine::this(isa.to_string(), threads);
-    Ok(Report::new(
-        config.model.to_string(),
+    let subject = Subject {
+        model: config.model.to_string(),
         machine,
-        &phases,
-        &rounds,
-    ))
+        loading,
+        memory,
+    };
+    Ok(Report::new(subject, &phases, &rounds))
 }
 
-fn load(config: &Config, cpu: CpuOptions) -> Result<(ModelRunner, Arc<Meter>), BenchError> {
+/// A model that can run, and what it took.
+struct Ready {
+    runner: ModelRunner,
+    meter: Arc<Meter>,
+    loading: Loading,
+    memory: Memory,
+}
+
+fn load(config: &Config, cpu: CpuOptions) -> Result<Ready, BenchError> {
     let origin = Origin {
         source: &config.model,
         hub: &config.hub,
@@ -187,6 +202,7 @@ fn load(config: &Config, cpu: CpuOptions) -> Result<(ModelRunner, Arc<Meter>), B
         weights: true,
     };
     let Found { files, .. } = origin.find()?;
+    let begin = Instant::now();
     let model = ModelConfig::read(&files)?;
     let options = LoadOptions {
         cpu,
@@ -203,7 +219,25 @@ fn load(config: &Config, cpu: CpuOptions) -> Result<(ModelRunner, Arc<Meter>), B
     let start = Instant::now();
     let clock = Box::new(move || start.elapsed());
     let (model, meter) = models::load_timed(&files, &options, clock)?;
-    Ok((ModelRunner::new(model)?, meter))
+    let loaded = model.loaded();
+    let kv = model.kv_shape();
+    let kv_bytes = kv.block_bytes()? as u64 * kv.total_blocks as u64;
+    // Part of what a worker does before it is ready.
+    files.fingerprint()?;
+    Ok(Ready {
+        runner: ModelRunner::new(model)?,
+        meter,
+        loading: Loading {
+            seconds: begin.elapsed().as_secs_f64(),
+            packing_seconds: loaded.packing.as_secs_f64(),
+        },
+        memory: Memory {
+            weights: loaded.weight_bytes,
+            kv: kv_bytes,
+            peak_loading: memory::peak(),
+            peak_running: None,
+        },
+    })
 }
 
 impl Config {

@@ -3,10 +3,13 @@
 mod limited;
 mod origin;
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use engine::{RunError, Runner, SimConfig, SimRunner};
 use models::{
-    Bf16Activations, CpuOptions, DeviceError, LoadError, LoadOptions, ModelConfig, ModelFiles,
+    Bf16Activations, CpuOptions, DeviceError, LoadError, LoadOptions, Loaded, ModelConfig,
+    ModelFiles,
 };
 use runtime::config::ByteSize;
 
@@ -101,7 +104,19 @@ fn cpu(
         block_size: config.block_size,
         total_blocks: total_blocks(config, model)?,
     };
-    let runner = ModelRunner::new(models::load(files, &options)?)?;
+    let start = Instant::now();
+    let loaded = models::load(files, &options)?;
+    let Loaded {
+        weight_bytes,
+        packing,
+    } = loaded.loaded();
+    tracing::info!(
+        weight_bytes,
+        load_seconds = start.elapsed().as_secs_f64(),
+        packing_seconds = packing.as_secs_f64(),
+        "model loaded"
+    );
+    let runner = ModelRunner::new(loaded)?;
     Ok(match config.max_model_len {
         Some(max_model_len) => Box::new(Limited::new(runner, max_model_len)),
         None => Box::new(runner),

@@ -9,6 +9,7 @@ use crate::config::{AttentionConfig, ModelConfig};
 use crate::decoder::Decoder;
 use crate::error::LoadError;
 use crate::files::ModelFiles;
+use crate::loaded::Loaded;
 use crate::parts::{GroupedAttention, LatentAttention};
 use crate::quantize::Quantize;
 
@@ -17,6 +18,9 @@ pub trait CausalLm: Send {
     fn config(&self) -> &ModelConfig;
 
     fn kv_shape(&self) -> &KvShape;
+
+    /// What loading it took.
+    fn loaded(&self) -> Loaded;
 
     /// The longest sequence: what the model is made for, or what the pool holds.
     fn max_model_len(&self) -> usize {

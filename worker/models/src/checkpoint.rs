@@ -18,6 +18,7 @@ use tensor::{Encoding, StoredMatrix};
 use crate::error::LoadError;
 use crate::files::ModelFiles;
 use crate::gguf::GgufFile;
+use crate::mmap::Content;
 use crate::quantize::{Quantize, compressed};
 
 const SINGLE: &str = "model.safetensors";
@@ -80,7 +81,7 @@ impl WeightSpec {
 
 /// One file of weights.
 pub(crate) struct Shard {
-    file: Bytes,
+    file: Content,
     /// Where tensors start.
     data: usize,
     metadata: Metadata,
@@ -202,7 +203,7 @@ impl Checkpoint {
 }
 
 impl Shard {
-    fn open(name: &str, file: Bytes) -> Result<Shard, LoadError> {
+    fn open(name: &str, file: Content) -> Result<Shard, LoadError> {
         let (header, metadata) =
             SafeTensors::read_metadata(&file).map_err(|error| LoadError::Damaged {
                 file: name.to_owned(),

@@ -7,6 +7,7 @@ use crate::causal_lm::CausalLm;
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::error::LoadError;
+use crate::loaded::{Loaded, Tally};
 use crate::parts::{
     FeedForward, FeedForwardBuffers, LayerKv, Linear, Loader, RmsNorm, RopeTables, SelfAttention,
 };
@@ -25,6 +26,7 @@ pub(crate) struct Decoder<D: Device, A: SelfAttention<D>> {
     inputs: D::Inputs,
     rope_tables: RopeTables<D>,
     activations: Activations<D, A>,
+    loaded: Loaded,
 }
 
 struct Layer<D: Device, A> {
@@ -74,18 +76,20 @@ impl<D: Device, A: SelfAttention<D>> Decoder<D, A> {
         let loader = Loader {
             device: &device,
             checkpoint,
+            tally: Tally::default(),
         };
         let root = root(checkpoint, config.roots);
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
+        // The largest matrices first: while one is packed it is there twice.
         let embed_tokens = loader.matrix(&format!("{root}.embed_tokens"), vocab, hidden)?;
+        let lm_head = (!config.tie_word_embeddings)
+            .then(|| loader.linear("lm_head", (vocab, hidden), false))
+            .transpose()?;
         let layers = (0..config.layers.len())
             .map(|layer| Layer::load(&loader, (root, layer), &config, &attention))
             .collect::<Result<_, _>>()?;
         let eps = (config.norms.eps, config.norms.offset);
         let norm = loader.rms_norm(&format!("{root}.norm"), hidden, eps)?;
-        let lm_head = (!config.tie_word_embeddings)
-            .then(|| loader.linear("lm_head", (vocab, hidden), false))
-            .transpose()?;
         let pool = device.kv_pool(&kv_shape)?;
         // No position is beyond the pool.
         let positions =
@@ -94,6 +98,7 @@ impl<D: Device, A: SelfAttention<D>> Decoder<D, A> {
             activations: Activations::new(&device, (&config, &attention), 1, 1)?,
             rope_tables: RopeTables::new(&device, config.ropes.clone(), positions)?,
             inputs: device.inputs(&kv_shape),
+            loaded: loader.tally.loaded(),
             config,
             attention,
             kv_shape,
@@ -271,6 +276,10 @@ impl<D: Device, A: SelfAttention<D>> CausalLm for Decoder<D, A> {
 
     fn kv_shape(&self) -> &KvShape {
         &self.kv_shape
+    }
+
+    fn loaded(&self) -> Loaded {
+        self.loaded
     }
 
     fn forward_with_hidden(

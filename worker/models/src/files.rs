@@ -1,5 +1,6 @@
 //! Where a model's files come from.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -9,7 +10,7 @@ use bytes::Bytes;
 
 use crate::error::LoadError;
 use crate::gguf::GgufFile;
-use crate::mmap;
+use crate::mmap::{self, Content};
 
 /// What a router needs to render and tokenise for a model; not every model has
 /// all of them.
@@ -30,7 +31,7 @@ pub struct ModelFiles(Source);
 enum Source {
     Directory(PathBuf),
     Gguf(PathBuf, Arc<GgufFile>),
-    Embedded(&'static [(&'static str, &'static [u8])]),
+    Held(Arc<BTreeMap<String, Bytes>>),
 }
 
 impl ModelFiles {
@@ -55,13 +56,28 @@ impl ModelFiles {
     pub(crate) fn gguf_file(&self) -> Option<Arc<GgufFile>> {
         match &self.0 {
             Source::Gguf(_, file) => Some(file.clone()),
-            Source::Directory(_) | Source::Embedded(_) => None,
+            Source::Directory(_) | Source::Held(_) => None,
         }
     }
 
     /// Pairs of name and content.
     pub fn embedded(files: &'static [(&'static str, &'static [u8])]) -> ModelFiles {
-        ModelFiles(Source::Embedded(files))
+        let held = |(name, content): &(&'static str, &'static [u8])| {
+            ((*name).to_owned(), Bytes::from_static(content))
+        };
+        ModelFiles::held(files.iter().map(held))
+    }
+
+    /// Pairs of name and content.
+    pub fn held(files: impl IntoIterator<Item = (String, Bytes)>) -> ModelFiles {
+        ModelFiles(Source::Held(Arc::new(files.into_iter().collect())))
+    }
+
+    /// A GGUF file that is in memory.
+    pub fn held_gguf(file: Bytes) -> Result<ModelFiles, LoadError> {
+        const NAME: &str = "model.gguf";
+        let file = GgufFile::open(NAME, file.into())?;
+        Ok(ModelFiles(Source::Gguf(NAME.into(), Arc::new(file))))
     }
 
     /// A small file's content.
@@ -86,22 +102,19 @@ impl ModelFiles {
     }
 
     /// A large file, mapped rather than read.
-    pub(crate) fn map(&self, name: &str) -> Result<Bytes, LoadError> {
+    pub(crate) fn map(&self, name: &str) -> Result<Content, LoadError> {
         self.content(name, |path| mmap::map(&path))?
             .ok_or_else(|| self.missing(name))
     }
 
-    fn content(
+    fn content<T: From<Bytes>>(
         &self,
         name: &str,
-        load: impl FnOnce(PathBuf) -> io::Result<Bytes>,
-    ) -> Result<Option<Bytes>, LoadError> {
+        load: impl FnOnce(PathBuf) -> io::Result<T>,
+    ) -> Result<Option<T>, LoadError> {
         match &self.0 {
-            Source::Embedded(files) => Ok(files
-                .iter()
-                .find(|(file, _)| *file == name)
-                .map(|(_, content)| Bytes::from_static(content))),
-            Source::Gguf(_, file) => file.small_file(name),
+            Source::Held(files) => Ok(files.get(name).cloned().map(T::from)),
+            Source::Gguf(_, file) => Ok(file.small_file(name)?.map(T::from)),
             Source::Directory(path) => match load(path.join(name)) {
                 Ok(content) => Ok(Some(content)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -132,7 +145,7 @@ impl fmt::Display for ModelFiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Source::Directory(path) | Source::Gguf(path, _) => write!(f, "{}", path.display()),
-            Source::Embedded(_) => f.write_str("the embedded model"),
+            Source::Held(_) => f.write_str("the model in memory"),
         }
     }
 }
@@ -154,7 +167,7 @@ mod tests {
         ];
         for files in sources {
             assert_eq!(files.read("config.json").unwrap(), config.as_slice());
-            assert_eq!(files.map("config.json").unwrap(), config.as_slice());
+            assert_eq!(*files.map("config.json").unwrap(), *config.as_slice());
             assert_eq!(files.read_optional("tokenizer.json").unwrap(), None);
             assert!(matches!(
                 files.read("tokenizer.json"),

@@ -20,6 +20,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use crate::error::LoadError;
+use crate::mmap::Content;
 use metadata::Metadata;
 use reader::Reader;
 
@@ -38,7 +39,7 @@ pub(crate) struct GgufFile {
     /// All before the tensors.
     header: Bytes,
     /// The tensors.
-    data: Bytes,
+    data: Content,
 }
 
 /// Where a tensor lies.
@@ -54,13 +55,13 @@ struct Tensor {
 
 impl GgufFile {
     /// Reads the header of `file`; errors call it `name`.
-    pub(crate) fn open(name: impl Into<String>, file: Bytes) -> Result<GgufFile, LoadError> {
+    pub(crate) fn open(name: impl Into<String>, file: Content) -> Result<GgufFile, LoadError> {
         let name = name.into();
         let damaged = |reason: String| LoadError::Damaged {
             file: name.clone(),
             reason,
         };
-        let mut reader = Reader::new(file.clone());
+        let mut reader = Reader::new(file.slice(0..file.len()));
         if reader.bytes(4).map_err(damaged)? != MAGIC {
             return Err(damaged("it does not start with GGUF".to_owned()));
         }
@@ -90,9 +91,9 @@ impl GgufFile {
             .and_then(|alignment| reader.position().checked_next_multiple_of(alignment))
             .ok_or_else(|| damaged(format!("{alignment} is no alignment")))?;
         Ok(GgufFile {
-            header: file.slice(..reader.position()),
+            header: file.slice(0..reader.position()),
             // A file of metadata alone may end before its data would start.
-            data: file.slice(start.min(file.len())..),
+            data: file.rest(start.min(file.len())),
             name,
             metadata,
             tensors,

@@ -16,6 +16,7 @@ mod families;
 mod files;
 mod fingerprint;
 mod gguf;
+mod loaded;
 mod mmap;
 mod parts;
 mod quantize;
@@ -28,6 +29,7 @@ pub use config::{
 pub use demo::demo;
 pub use error::LoadError;
 pub use files::{ModelFiles, TOKENIZER_FILES};
+pub use loaded::Loaded;
 pub use quantize::Quantize;
 pub use tensor::{
     Batch, BatchSequence, Bf16Activations, Clock, Compute, CpuOptions, DeviceError, Isa, KvShape,

@@ -14,6 +14,8 @@ use super::{Phase, Round};
 pub struct Report {
     pub model: String,
     pub machine: Machine,
+    pub loading: Loading,
+    pub memory: Memory,
     pub limits: MeasuredLimits,
     /// By phase, as `decode_8` and `prefill_512`.
     pub phases: Vec<Figures>,
@@ -25,6 +27,33 @@ pub struct Machine {
     pub cpus: usize,
     pub isa: String,
     pub threads: usize,
+}
+
+/// How long the model took to be ready, its files being there.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Loading {
+    pub seconds: f64,
+    /// Of these, to bring weights into the form that the processor multiplies.
+    pub packing_seconds: f64,
+}
+
+/// In bytes; peaks are of the whole process with the files it maps, and missing
+/// where the system does not tell.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Memory {
+    pub weights: u64,
+    pub kv: u64,
+    pub peak_loading: Option<u64>,
+    /// While phases ran.
+    pub peak_running: Option<u64>,
+}
+
+/// What is measured, before it runs.
+pub(super) struct Subject {
+    pub(super) model: String,
+    pub(super) machine: Machine,
+    pub(super) loading: Loading,
+    pub(super) memory: Memory,
 }
 
 /// Medians of the rounds; per second.
@@ -81,12 +110,7 @@ impl Machine {
 }
 
 impl Report {
-    pub(super) fn new(
-        model: String,
-        machine: Machine,
-        phases: &[Phase],
-        rounds: &[Round],
-    ) -> Report {
+    pub(super) fn new(subject: Subject, phases: &[Phase], rounds: &[Round]) -> Report {
         let of = |value: fn(&Round) -> f64| median(rounds.iter().map(value));
         let phases = phases.iter().enumerate().map(|(index, phase)| {
             let samples: Vec<_> = rounds
@@ -96,8 +120,10 @@ impl Report {
             Figures::new(phase.to_string(), &samples)
         });
         Report {
-            model,
-            machine,
+            model: subject.model,
+            machine: subject.machine,
+            loading: subject.loading,
+            memory: subject.memory,
             limits: MeasuredLimits {
                 read_bytes_one_thread: of(|round| round.alone.read_bytes),
                 read_bytes: of(|round| round.all.read_bytes),
@@ -184,13 +210,14 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "Limits: reads {:.1} GB/s ({:.1} on one thread), 10^9 multiplications/s: f32 {:.0}, \
-             bf16 {:.0}, bytes {:.0}.\n",
+             bf16 {:.0}, bytes {:.0}.",
             limits.read_bytes / 1e9,
             limits.read_bytes_one_thread / 1e9,
             limits.f32 / 1e9,
             limits.bf16 / 1e9,
             limits.bytes / 1e9
         )?;
+        writeln!(f, "{}\n{}\n", self.loading, self.memory)?;
         self.row(f, "", |phase| phase.phase.replace('_', " "))?;
         self.row(f, "---", |_| "---:".to_owned())?;
         self.row(f, "tokens/s", |phase| {
@@ -212,6 +239,35 @@ impl fmt::Display for Report {
             })?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Loading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (all, packing) = (self.seconds, self.packing_seconds);
+        write!(
+            f,
+            "Ready after {all:.2} s, of which {packing:.2} s packing weights."
+        )
+    }
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let megabytes = |bytes: u64| bytes as f64 / 1e6;
+        let (weights, kv) = (megabytes(self.weights), megabytes(self.kv));
+        write!(f, "Memory: weights {weights:.0} MB, KV {kv:.0} MB")?;
+        let peaks = [
+            ("loading", self.peak_loading),
+            ("running", self.peak_running),
+        ];
+        for (when, peak) in peaks {
+            if let Some(peak) = peak.map(megabytes) {
+                let more = peak - weights - kv;
+                write!(f, "; at most {peak:.0} MB {when}, {more:+.0} MB")?;
+            }
+        }
+        f.write_str(".")
     }
 }
 

@@ -43,6 +43,17 @@ fn every_phase_of_a_real_model_has_figures() {
             assert!(phase.operations[name] > 0.0, "{name} of {phase:?}");
         }
     }
+    let kv = run(&Config {
+        batch: vec![NonZeroUsize::MIN],
+        ..config()
+    });
+    assert!(report.memory.weights > 10_000, "{:?}", report.memory);
+    assert!(report.memory.kv > kv.unwrap().memory.kv);
+    assert!(report.loading.seconds >= report.loading.packing_seconds);
+    if cfg!(target_os = "linux") {
+        assert!(report.memory.peak_loading > Some(report.memory.weights));
+        assert!(report.memory.peak_running > Some(report.memory.weights));
+    }
     let table = report.to_string();
     assert!(
         table.contains("|  | decode 1 | decode 3 | prefill 40 |"),
@@ -80,6 +91,34 @@ fn sample(seconds: f64) -> Sample {
     }
 }
 
+fn subject() -> Subject {
+    Subject {
+        model: "m".into(),
+        machine: Machine::this("portable".into(), 2),
+        loading: Loading {
+            seconds: 1.5,
+            packing_seconds: 1.25,
+        },
+        memory: Memory {
+            weights: 400_000_000,
+            kv: 50_000_000,
+            peak_loading: Some(480_000_000),
+            peak_running: None,
+        },
+    }
+}
+
+#[test]
+fn loading_and_memory_are_told_with_what_is_beyond_weights_and_kv() {
+    let table = Report::new(subject(), &[], &[]).to_string();
+    for line in [
+        "Ready after 1.50 s, of which 1.25 s packing weights.",
+        "Memory: weights 400 MB, KV 50 MB; at most 480 MB loading, +30 MB.",
+    ] {
+        assert!(table.contains(line), "{table}");
+    }
+}
+
 #[test]
 fn figures_are_medians_and_shares_of_that_rounds_limits() {
     let limits = Limits {
@@ -96,8 +135,7 @@ fn figures_are_medians_and_shares_of_that_rounds_limits() {
         },
         samples: vec![sample(seconds)],
     });
-    let machine = Machine::this("portable".into(), 2);
-    let report = Report::new("m".into(), machine, &[Phase::Decode(8)], &rounds);
+    let report = Report::new(subject(), &[Phase::Decode(8)], &rounds);
     let phase = &report.phases[0];
     assert_eq!(phase.rounds, [2.0, 8.0, 4.0]);
     assert_eq!(phase.tokens_per_second, 4.0);

@@ -10,11 +10,11 @@ mod model;
 use file::{File, model};
 
 fn open(bytes: Vec<u8>) -> GgufFile {
-    GgufFile::open("model.gguf", bytes.into()).unwrap()
+    GgufFile::open("model.gguf", Bytes::from(bytes).into()).unwrap()
 }
 
 fn error(bytes: Vec<u8>) -> String {
-    match GgufFile::open("model.gguf", bytes.into()) {
+    match GgufFile::open("model.gguf", Bytes::from(bytes).into()) {
         Err(error) => error.to_string(),
         Ok(_) => panic!("it was read"),
     }
@@ -285,7 +285,7 @@ fn a_sentence_piece_tokenizer_merges_by_score_and_falls_back_to_bytes() {
 
 /// Everything that a server would read of a file.
 fn read_all(bytes: Vec<u8>) {
-    let Ok(file) = GgufFile::open("model.gguf", bytes.into()) else {
+    let Ok(file) = GgufFile::open("model.gguf", Bytes::from(bytes).into()) else {
         return;
     };
     for name in crate::TOKENIZER_FILES {

@@ -42,9 +42,9 @@ impl<D: Device> GroupedAttention<D> {
             let name = format!("{name}.qkv_proj");
             let stored = loader.stored_linear(&name, (values, hidden), heads.qkv_bias)?;
             return Ok([
-                stored.cut(loader.device, 0..width)?,
-                stored.cut(loader.device, width..keys)?,
-                stored.cut(loader.device, keys..values)?,
+                stored.cut(loader, 0..width)?,
+                stored.cut(loader, width..keys)?,
+                stored.cut(loader, keys..values)?,
             ]);
         }
         let linear = |part, outputs| {

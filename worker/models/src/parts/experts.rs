@@ -189,11 +189,7 @@ impl<D: Device> Source<'_, D> {
         let gate_up_bias = self.bias("gate_up_proj_bias", experts, 2 * intermediate)?;
         let down_bias = self.bias("down_proj_bias", experts, hidden)?;
         let stack = |stored: &StoredStack, bias: &StoredMatrix, (first, step)| {
-            let weight = |expert| {
-                self.loader
-                    .device
-                    .weight(stored.matrix(expert, first, step)?)
-            };
+            let weight = |expert| self.loader.put(stored.matrix(expert, first, step)?);
             let bias: Vec<f32> = bias
                 .to_f32()
                 .into_iter()

@@ -113,8 +113,8 @@ impl<D: Device> LatentAttention<D> {
             let first = head * per_head;
             let keys = stored.slice_rows(first, heads.plain_dim);
             let of_values = stored.slice_rows(first + heads.plain_dim, heads.value_dim);
-            absorb.push(loader.device.weight(keys.transpose_columns(0, 1))?);
-            values.push(loader.device.weight(of_values)?);
+            absorb.push(loader.put(keys.transpose_columns(0, 1))?);
+            values.push(loader.put(of_values)?);
         }
         Ok((absorb, values))
     }
@@ -217,8 +217,8 @@ impl<D: Device> SelfAttention<D> for LatentAttention<D> {
         Ok(LatentAttention {
             heads: *heads,
             query: Query::load(loader, name, hidden, heads)?,
-            latent: down.cut(loader.device, 0..heads.kv_rank)?,
-            rotary_key: down.cut(loader.device, heads.kv_rank..heads.key_dim())?,
+            latent: down.cut(loader, 0..heads.kv_rank)?,
+            rotary_key: down.cut(loader, heads.kv_rank..heads.key_dim())?,
             latent_norm: loader.rms_norm(&of("kv_a_layernorm"), heads.kv_rank, eps)?,
             absorb,
             values,

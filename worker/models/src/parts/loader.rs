@@ -7,10 +7,12 @@ use tensor::{Device, StoredMatrix};
 use super::{Linear, RmsNorm};
 use crate::checkpoint::{Checkpoint, WeightSpec};
 use crate::error::LoadError;
+use crate::loaded::Tally;
 
 pub(crate) struct Loader<'a, D: Device> {
     pub(crate) device: &'a D,
     pub(crate) checkpoint: &'a Checkpoint,
+    pub(crate) tally: Tally,
 }
 
 /// A matrix of several, one after the other, and their biases.
@@ -23,19 +25,26 @@ impl StoredLinear {
     /// Some of its outputs.
     pub(crate) fn cut<D: Device>(
         &self,
-        device: &D,
+        loader: &Loader<'_, D>,
         outputs: Range<usize>,
     ) -> Result<Linear<D>, LoadError> {
         let rows = self.matrix.slice_rows(outputs.start, outputs.len());
         let bias = self.bias.as_ref().map(|bias| &bias[outputs]);
         Ok(Linear {
-            weight: device.weight(rows)?,
-            bias: bias.map(|bias| device.upload(bias)).transpose()?,
+            weight: loader.put(rows)?,
+            bias: bias.map(|bias| loader.device.upload(bias)).transpose()?,
         })
     }
 }
 
 impl<D: Device> Loader<'_, D> {
+    /// The matrix on the device.
+    pub(crate) fn put(&self, matrix: StoredMatrix) -> Result<D::Weight, LoadError> {
+        let bytes = matrix.bytes();
+        let weight = self.tally.count(bytes, || self.device.weight(matrix))?;
+        Ok(weight)
+    }
+
     /// `{name}.weight`, `[rows, cols]`.
     pub(crate) fn matrix(
         &self,
@@ -43,7 +52,7 @@ impl<D: Device> Loader<'_, D> {
         rows: usize,
         cols: usize,
     ) -> Result<D::Weight, LoadError> {
-        Ok(self.device.weight(self.host_matrix(name, rows, cols)?)?)
+        self.put(self.host_matrix(name, rows, cols)?)
     }
 
     /// The same in host memory, to be cut.
@@ -65,7 +74,7 @@ impl<D: Device> Loader<'_, D> {
         bias: bool,
     ) -> Result<Linear<D>, LoadError> {
         self.stored_linear(name, (outputs, inputs), bias)?
-            .cut(self.device, 0..outputs)
+            .cut(self, 0..outputs)
     }
 
     /// The same in host memory, to be cut.

@@ -51,8 +51,8 @@ impl<D: Device> Mlp<D> {
             DenseLayout::Fused { gate_up, down } => {
                 let name = format!("{layer}.{gate_up}");
                 let stored = loader.stored_linear(&name, (2 * intermediate, hidden), bias)?;
-                let gate = stored.cut(loader.device, 0..intermediate)?;
-                let up = stored.cut(loader.device, intermediate..2 * intermediate)?;
+                let gate = stored.cut(loader, 0..intermediate)?;
+                let up = stored.cut(loader, intermediate..2 * intermediate)?;
                 ([gate, up], down)
             }
         };
