@@ -21,8 +21,8 @@ use std::time::Instant;
 use clap::Args;
 use engine::RunError;
 use models::{
-    Compute, CpuOptions, DeviceError, Isa, Limits, LoadError, LoadOptions, Meter, ModelConfig,
-    Quantize,
+    Compute, CpuOptions, DeviceError, Isa, KvDtype, Limits, LoadError, LoadOptions, Meter,
+    ModelConfig, Quantize,
 };
 
 use crate::config::{Bf16, ModelSource};
@@ -68,6 +68,10 @@ pub struct Config {
     /// Quantise weights on load to 8 or 4 bits
     #[arg(long, value_name = "q8|q4")]
     pub quantize: Option<Quantize>,
+
+    /// How keys and values are kept
+    #[arg(long, value_name = "f32|bf16|int8", default_value = "f32")]
+    pub kv_dtype: KvDtype,
 
     /// Sequences that decode together
     #[arg(
@@ -207,6 +211,7 @@ fn load(config: &Config, cpu: CpuOptions) -> Result<Ready, BenchError> {
     let options = LoadOptions {
         cpu,
         quantize: config.quantize,
+        kv_dtype: config.kv_dtype,
         block_size: BLOCK_SIZE,
         total_blocks: config.blocks(),
     };

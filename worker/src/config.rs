@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, FromArgMatches};
 use engine::TargetStep;
-use models::{Isa, Quantize};
+use models::{Isa, KvDtype, Quantize};
 use runtime::config::{ByteSize, Check, HumanDuration};
 use runtime::membership::etcd;
 
@@ -98,6 +98,12 @@ pub struct Config {
     /// back from there where that is faster than to compute them. 0: none
     #[arg(long, value_name = "SIZE", default_value = "0B")]
     pub kv_host_memory: ByteSize,
+
+    /// How keys and values are kept: bf16 takes half the memory of f32, int8
+    /// about a quarter, and both are less precise. Workers that hand prompts over
+    /// must agree
+    #[arg(long, value_name = "f32|bf16|int8", default_value = "f32")]
+    pub kv_dtype: KvDtype,
 
     /// Number of KV blocks, instead of --kv-memory. Default of --device sim:
     /// 27000

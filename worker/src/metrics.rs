@@ -8,7 +8,7 @@ mod tiers;
 
 use std::time::Duration;
 
-use engine::StepTime;
+use engine::{KvShape, StepTime};
 use kvcache_index::Tier;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use runtime::MetricsPage;
@@ -18,6 +18,12 @@ use crate::event_feed::WorkerStatus;
 use crate::tickets::Pulled;
 pub use grammars::GrammarMetrics;
 pub use tiers::TierMetrics;
+
+/// Says on `page` what a KV block is; it stays so.
+pub fn set_kv_block(page: &MetricsPage, kv: &KvShape) {
+    let bytes = kv.block_bytes as f64;
+    page.record(|| gauge!("kvasir_kv_block_bytes", "dtype" => kv.dtype).set(bytes));
+}
 
 /// Handles of all metrics, made once.
 #[derive(Clone)]
@@ -291,6 +297,10 @@ impl Transfers {
 
 fn describe() {
     metrics::describe_gauge!("kvasir_kv_blocks_total", "KV blocks of this worker.");
+    metrics::describe_gauge!(
+        "kvasir_kv_block_bytes",
+        "Bytes of a KV block, and how keys and values are kept."
+    );
     metrics::describe_gauge!(
         "kvasir_kv_blocks_free",
         "KV blocks no sequence holds, cached ones among them."

@@ -101,6 +101,7 @@ fn cpu(
             bf16_activations: config.bf16_activations.activations(),
         },
         quantize: config.quantize,
+        kv_dtype: config.kv_dtype,
         block_size: config.block_size,
         total_blocks: total_blocks(config, model)?,
     };
@@ -127,7 +128,8 @@ fn total_blocks(config: &Config, model: &ModelConfig) -> Result<usize, ModelErro
     if let Some(blocks) = config.kv_blocks {
         return Ok(blocks);
     }
-    let block = model.kv_shape(config.block_size, 1).block_bytes()?;
+    let shape = model.kv_shape(config.kv_dtype, config.block_size, 1);
+    let block = shape.block_bytes()?;
     let memory = usize::try_from(config.kv_memory.0).unwrap_or(usize::MAX);
     match memory / block {
         0 => Err(ModelError::NoBlock {
@@ -174,6 +176,8 @@ pub(crate) fn all_cpus() -> usize {
 
 #[cfg(test)]
 mod tests {
+    use models::KvDtype;
+
     use super::*;
     use crate::config::ModelSource;
 
@@ -231,6 +235,25 @@ mod tests {
             with_memory(block - 1),
             Err(ModelError::NoBlock { .. })
         ));
+    }
+
+    #[test]
+    fn narrow_kv_makes_more_blocks_of_the_same_memory() {
+        let blocks = |kv_dtype| {
+            let model = load(&config(|it| {
+                it.kv_blocks = None;
+                it.kv_memory = ByteSize(1 << 20);
+                it.kv_dtype = kv_dtype;
+            }));
+            let shape = model.unwrap().runner.shape().clone();
+            assert_eq!(shape.kv.dtype, kv_dtype.name());
+            assert!(shape.total_blocks * shape.kv.block_bytes <= 1 << 20);
+            shape.total_blocks
+        };
+        let wide = blocks(KvDtype::F32);
+        assert_eq!(blocks(KvDtype::Bf16), wide * 2);
+        // Heads of 16 numbers, with 4 bytes of scale each.
+        assert_eq!(blocks(KvDtype::Int8), wide * 64 / 20);
     }
 
     #[test]

@@ -41,7 +41,7 @@ impl ModelRunner {
                 layers: kv.layers,
                 kv_heads: kv.kv_heads,
                 head_dim: kv.head_dim,
-                dtype: "f32",
+                dtype: kv.dtype.name(),
                 block_bytes: kv.block_bytes().map_err(run_error)?,
             },
         };

@@ -26,7 +26,7 @@ use crate::handover::Receiver;
 use crate::handover::receive::ReceiverOptions;
 use crate::http;
 use crate::kv_tier;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, set_kv_block};
 use crate::model::{self, LoadedModel, ModelError};
 use crate::service::{Shared, WorkerService};
 use crate::structured::Structured;
@@ -177,6 +177,7 @@ pub(crate) fn assemble(
     let shape = engine.shape().clone();
     let max_model_len = engine.max_model_len();
     let metrics = Metrics::new(page, &model.name, config.kv_host_memory.0 > 0);
+    set_kv_block(page, &shape.kv);
     let feed = Arc::new(EventFeed::new(epoch(), WorkerStatus::default()));
     let publish = Publish {
         feed: feed.clone(),
@@ -207,6 +208,8 @@ pub(crate) fn assemble(
         max_model_len: max_model_len as u32,
         vocab_size: shape.vocab_size as u32,
         max_sequences: config.max_sequences as u32,
+        kv_dtype: shape.kv.dtype.to_owned(),
+        kv_block_bytes: shape.kv.block_bytes as u64,
     };
     let receiver = Receiver::new(ReceiverOptions {
         engine: engine.clone(),

@@ -4,6 +4,7 @@ mod engine_failure;
 mod generate;
 mod handover;
 mod host_tier;
+mod kv_dtype;
 mod limits;
 mod loading;
 mod shutdown;

@@ -74,13 +74,14 @@ pub struct RunnerShape {
 }
 
 /// The wire form of a block's KV: `[layers][k, v][block_size][kv_heads]
-/// [head_dim]` of `dtype`, little endian.
+/// [head_dim]` of `dtype`, little endian; of int8 with an f32 scale after each
+/// head's numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KvShape {
     pub layers: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
-    /// "f32", "bf16" or "sim".
+    /// "f32", "bf16", "int8" or "sim".
     pub dtype: &'static str,
     /// Bytes of one block.
     pub block_bytes: usize,

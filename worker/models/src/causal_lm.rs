@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use tensor::{Batch, Clock, CpuDevice, CpuOptions, Device, DeviceError, KvShape, Meter, Timed};
+use tensor::{
+    Batch, Clock, CpuDevice, CpuOptions, Device, DeviceError, KvDtype, KvShape, Meter, Timed,
+};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::{AttentionConfig, ModelConfig};
@@ -61,6 +63,7 @@ pub struct LoadOptions {
     pub cpu: CpuOptions,
     /// What weights that are floats become; `None`: they stay.
     pub quantize: Option<Quantize>,
+    pub kv_dtype: KvDtype,
     /// Tokens in a KV block.
     pub block_size: usize,
     pub total_blocks: usize,
@@ -90,7 +93,7 @@ fn load_on<D: Device>(
 ) -> Result<Box<dyn CausalLm>, LoadError> {
     let config = ModelConfig::read(files)?;
     let checkpoint = Checkpoint::open(files)?.quantized(options.quantize);
-    let kv = config.kv_shape(options.block_size, options.total_blocks);
+    let kv = config.kv_shape(options.kv_dtype, options.block_size, options.total_blocks);
     Ok(match config.attention.clone() {
         AttentionConfig::Grouped(heads) => Box::new(Decoder::<_, GroupedAttention<_>>::load(
             device,

@@ -9,7 +9,7 @@ mod rope;
 mod tests;
 
 use serde_json::Value;
-use tensor::{KvShape, KvValues};
+use tensor::{KvDtype, KvShape, KvValues};
 
 use crate::error::LoadError;
 use crate::families;
@@ -122,7 +122,7 @@ impl ModelConfig {
     }
 
     /// The KV pool that this model needs.
-    pub fn kv_shape(&self, block_size: usize, total_blocks: usize) -> KvShape {
+    pub fn kv_shape(&self, dtype: KvDtype, block_size: usize, total_blocks: usize) -> KvShape {
         let (kv_heads, head_dim, values) = match &self.attention {
             AttentionConfig::Grouped(heads) => (heads.kv_heads, heads.head_dim, KvValues::Stored),
             AttentionConfig::Latent(heads) => {
@@ -134,6 +134,7 @@ impl ModelConfig {
             kv_heads,
             head_dim,
             values,
+            dtype,
             block_size,
             total_blocks,
         }

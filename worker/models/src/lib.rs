@@ -32,6 +32,6 @@ pub use files::{ModelFiles, TOKENIZER_FILES};
 pub use loaded::Loaded;
 pub use quantize::Quantize;
 pub use tensor::{
-    Batch, BatchSequence, Bf16Activations, Clock, Compute, CpuOptions, DeviceError, Isa, KvShape,
-    KvValues, Limits, Meter, Operation, Usage,
+    Batch, BatchSequence, Bf16Activations, Clock, Compute, CpuOptions, DeviceError, Isa, KvDtype,
+    KvShape, KvValues, Limits, Meter, Operation, Usage,
 };

@@ -49,6 +49,7 @@ impl Drop for Folder {
 /// is as good as a result.
 fn try_to_run(folder: &Path) {
     let options = LoadOptions {
+        kv_dtype: models::KvDtype::F32,
         cpu: CpuOptions::new(1),
         quantize: None,
         block_size: 16,

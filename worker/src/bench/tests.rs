@@ -19,6 +19,7 @@ fn config() -> Config {
         cpu_isa: None,
         bf16_activations: Bf16::Exact,
         quantize: None,
+        kv_dtype: KvDtype::F32,
         batch: [1, 3].into_iter().filter_map(NonZeroUsize::new).collect(),
         prompt: vec![NonZeroUsize::MIN.saturating_add(39)],
         steps: NonZeroUsize::MIN.saturating_add(19),

@@ -69,6 +69,10 @@ enum PullError {
         "the prefill worker's blocks are laid out differently; both workers must run one model and version"
     )]
     Layout,
+    #[error(
+        "the prefill worker keeps KV as {theirs}, this one as {ours}; give both the same --kv-dtype"
+    )]
+    Dtype { theirs: String, ours: String },
     #[error("the transfer ended early")]
     Cut,
     #[error("the prefill worker sent a message out of turn")]
@@ -131,9 +135,7 @@ impl Receiver {
         mut parts: Streaming<KvPart>,
         imports: &mut Imports,
     ) -> Result<(), PullError> {
-        if self.next(&mut parts).await? != Part::Layout(self.layout.clone()) {
-            return Err(PullError::Layout);
-        }
+        agree(self.next(&mut parts).await?, &self.layout)?;
         loop {
             match self.next(&mut parts).await? {
                 Part::Layout(_) => return Err(PullError::OutOfTurn),
@@ -200,6 +202,19 @@ impl Receiver {
     }
 }
 
+/// Whether a transfer that begins with `first` brings blocks as `ours` are.
+fn agree(first: Part, ours: &KvLayout) -> Result<(), PullError> {
+    match first {
+        Part::Layout(theirs) if theirs == *ours => Ok(()),
+        Part::Layout(theirs) if theirs.dtype != ours.dtype => Err(PullError::Dtype {
+            theirs: theirs.dtype,
+            ours: ours.dtype.clone(),
+        }),
+        Part::Layout(_) => Err(PullError::Layout),
+        Part::Blocks(_) | Part::End(_) => Err(PullError::OutOfTurn),
+    }
+}
+
 /// Imports of one sequence, in order.
 #[derive(Default)]
 struct Imports {
@@ -245,5 +260,33 @@ impl Imports {
             self.settled.bytes += size.bytes;
         }
         Some(imported)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::worker::KvEnd;
+
+    use super::*;
+
+    #[test]
+    fn only_blocks_of_one_layout_are_taken() {
+        let ours = KvLayout {
+            version: 1,
+            block_size: 16,
+            dtype: "bf16".to_owned(),
+            ..KvLayout::default()
+        };
+        let agree = |change: fn(&mut KvLayout)| {
+            let mut theirs = ours.clone();
+            change(&mut theirs);
+            agree(Part::Layout(theirs), &ours).map_err(|error| error.to_string())
+        };
+        assert_eq!(agree(|_| ()), Ok(()));
+        let dtype = agree(|it| it.dtype = "int8".to_owned()).unwrap_err();
+        assert!(dtype.contains("KV as int8, this one as bf16"), "{dtype}");
+        assert!(agree(|it| it.version = 2).unwrap_err().contains("laid out"));
+        let late = super::agree(Part::End(KvEnd { first_token: None }), &ours);
+        assert!(matches!(late, Err(PullError::OutOfTurn)));
     }
 }

@@ -1,7 +1,9 @@
 //! Over the reference checkpoints of `models`.
 
+mod under_load;
+
 use engine::{SamplingParams, SequenceId};
-use models::{LoadOptions, ModelFiles, load};
+use models::{KvDtype, LoadOptions, ModelFiles, load};
 
 use super::*;
 
@@ -32,15 +34,24 @@ fn model() -> Box<dyn CausalLm> {
 }
 
 fn model_on(threads: usize) -> Box<dyn CausalLm> {
+    loaded(models::CpuOptions::new(threads), KvDtype::F32, 12)
+}
+
+fn model_of(kv_dtype: KvDtype, total_blocks: usize) -> Box<dyn CausalLm> {
+    loaded(models::CpuOptions::new(1), kv_dtype, total_blocks)
+}
+
+fn loaded(cpu: models::CpuOptions, kv_dtype: KvDtype, total_blocks: usize) -> Box<dyn CausalLm> {
     let folder = concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/models/tests/fixtures/llama3-gqa-tied-sharded"
     );
     let options = LoadOptions {
-        cpu: models::CpuOptions::new(threads),
+        cpu,
         quantize: None,
+        kv_dtype,
         block_size: 16,
-        total_blocks: 12,
+        total_blocks,
     };
     load(&ModelFiles::directory(folder), &options).unwrap()
 }

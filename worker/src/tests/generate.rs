@@ -196,6 +196,7 @@ async fn answers_probes_and_scrapers() {
     let page = http_get(&worker, "/metrics").await;
     for line in [
         "kvasir_kv_blocks_total 600",
+        "kvasir_kv_block_bytes{dtype=\"sim\"} 136",
         "kvasir_prefill_tokens_total 38",
         "vllm:generation_tokens_total{model_name=\"sim\",engine=\"0\"} 20",
         "vllm:request_success_total{model_name=\"sim\",engine=\"0\",finished_reason=\"length\"} 1",

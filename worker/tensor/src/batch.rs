@@ -89,13 +89,14 @@ impl Batch<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kv_shape::KvValues;
+    use crate::kv_shape::{KvDtype, KvValues};
 
     const KV: KvShape = KvShape {
         layers: 1,
         kv_heads: 1,
         head_dim: 2,
         values: KvValues::Stored,
+        dtype: KvDtype::F32,
         block_size: 4,
         total_blocks: 8,
     };

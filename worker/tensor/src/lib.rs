@@ -24,7 +24,7 @@ pub use cpu::{
 pub use device::Device;
 pub use encoding::{Encoding, StoredMatrix};
 pub use error::DeviceError;
-pub use kv_shape::{KvShape, KvValues};
+pub use kv_shape::{KvDtype, KvShape, KvValues};
 pub use ops::{
     Activation, Attention, Columns, ExpertGroups, ExpertInput, Part, RmsNorm, RotaryPairs,
     Rotation, RouterScore, Routing,

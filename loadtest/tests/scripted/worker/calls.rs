@@ -65,6 +65,8 @@ impl Worker for Calls {
             max_model_len: 1024,
             vocab_size: 256,
             max_sequences: 64,
+            kv_dtype: "sim".into(),
+            kv_block_bytes: 0,
         }))
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use models::{Batch, BatchSequence, CausalLm, CpuOptions, LoadOptions, ModelFiles, load};
+use models::{Batch, BatchSequence, CausalLm, CpuOptions, KvDtype, LoadOptions, ModelFiles, load};
 use safetensors::{Dtype, SafeTensors};
 
 pub const BLOCK: usize = 16;
@@ -111,13 +111,23 @@ impl Sequence {
 
 impl Model {
     pub fn load(files: &ModelFiles, threads: usize) -> Model {
-        Model::load_blocks(files, threads, TOTAL_BLOCKS)
+        Model::keeping(KvDtype::F32, files, threads)
     }
 
-    pub fn load_blocks(files: &ModelFiles, threads: usize, total_blocks: usize) -> Model {
+    /// Its KV is kept as `kv_dtype`.
+    pub fn keeping(kv_dtype: KvDtype, files: &ModelFiles, threads: usize) -> Model {
+        Model::load_blocks(files, threads, (kv_dtype, TOTAL_BLOCKS))
+    }
+
+    pub fn load_blocks(
+        files: &ModelFiles,
+        threads: usize,
+        (kv_dtype, total_blocks): (KvDtype, usize),
+    ) -> Model {
         let options = LoadOptions {
             cpu: CpuOptions::new(threads),
             quantize: None,
+            kv_dtype,
             block_size: BLOCK,
             total_blocks,
         };

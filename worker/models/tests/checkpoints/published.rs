@@ -35,7 +35,10 @@ fn published_configs_describe_models_of_known_size() {
         }
         let config = read(&config).unwrap();
         assert_eq!(config.layers.len(), layers, "{name}");
-        let block = config.kv_shape(1, 1).block_bytes().unwrap();
+        let block = config
+            .kv_shape(models::KvDtype::F32, 1, 1)
+            .block_bytes()
+            .unwrap();
         assert_eq!(block, layers * numbers * 4, "{name}");
     }
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::harness::{FIXTURES, Model, fixture_path};
 
 const OPTIONS: LoadOptions = LoadOptions {
+    kv_dtype: models::KvDtype::F32,
     cpu: CpuOptions::new(1),
     quantize: None,
     block_size: 16,

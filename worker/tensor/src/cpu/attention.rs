@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use super::inputs::{CpuInputs, Row};
 use super::kernels::Kernels;
 use super::kernels::attend::{Query, TILE, Tile};
-use super::kv_pool::{CpuKvPool, Part, Plane};
+use super::kv_pool::CpuKvPool;
 use super::pool::Pool;
 use crate::error::DeviceError;
 use crate::kv_shape::KvShape;
@@ -174,18 +174,16 @@ impl Attention<'_> {
                 }
             }
             let block = self.inputs.block(last_row, first);
-            let plane = |part| Plane {
-                layer: self.layer,
-                part,
-            };
             let place = (block, kv_head, in_block);
             let tile = Tile {
                 q,
                 dim: self.shape().head_dim,
                 value_dim: self.shape().value_dim(),
                 positions,
-                keys: self.pool.keys(plane(Part::Keys), place),
-                values: self.pool.values(plane(Part::Values), place),
+                dtype: self.shape().dtype,
+                keys: self.pool.keys(self.layer, place),
+                values: self.pool.values(self.layer, place),
+                scales: self.pool.scales(self.layer, place),
                 scale: self.op.scale,
                 soft_cap: self.op.soft_cap,
             };

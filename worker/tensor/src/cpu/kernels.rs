@@ -27,9 +27,10 @@ use half::bf16;
 use super::isa::{Isa, IsaError};
 use super::matrix::activations::{GroupMut, Quantized};
 use crate::error::DeviceError;
+use crate::kv_shape::KvDtype;
 use attend::Query;
 use blocks::BlockWeights;
-use lanes::{Bf16, Bf16Pairs, F8, F16, F32, Portable, Widened};
+use lanes::{Bf16, Bf16Pairs, F8, F16, F32, I8, Portable, Widened};
 use peaks::Numbers;
 
 /// A product of activations `[tokens, k]` and the transpose of weights
@@ -251,7 +252,13 @@ macro_rules! entry_points {
         $(#[$attribute])*
         unsafe fn $attend(op: &attend::Tile<'_>, queries: &mut [Query], out: &mut [f32]) {
             // SAFETY: the caller's contract is the callee's.
-            unsafe { attend::attend::<$lanes, { 2 * $t }, $t, $r>(op, queries, out) }
+            unsafe {
+                match op.dtype {
+                    KvDtype::F32 => attend::attend::<$lanes, F32, { 2 * $t }, $t, $r>(op, queries, out),
+                    KvDtype::Bf16 => attend::attend::<$lanes, Bf16, { 2 * $t }, $t, $r>(op, queries, out),
+                    KvDtype::Int8 => attend::attend::<$lanes, I8, { 2 * $t }, $t, $r>(op, queries, out),
+                }
+            }
         }
 
         $(#[$attribute])*

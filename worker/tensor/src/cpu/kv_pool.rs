@@ -1,8 +1,12 @@
 //! Paged keys and values in host memory.
 
-use super::kernels::attend::Keys;
+#[cfg(test)]
+mod tests;
+
+use super::kernels::attend::{Keys, Scales};
+use super::matrix::activations::{round, round_to_bf16};
 use crate::error::DeviceError;
-use crate::kv_shape::{KvShape, KvValues};
+use crate::kv_shape::{KvDtype, KvShape, KvValues};
 
 /// All layers' blocks: `[layers][planes][blocks][kv_heads]`, of which each is a
 /// matrix: values `[block_size][head_dim]`, keys `[head_dim][block_size]`, so
@@ -11,35 +15,44 @@ use crate::kv_shape::{KvShape, KvValues};
 /// is first written.
 pub struct CpuKvPool {
     shape: KvShape,
-    data: Box<[f32]>,
+    /// Little endian.
+    numbers: Box<[u8]>,
+    /// `[layers][keys, values][blocks][kv_heads][block_size]`. Where values are
+    /// part of keys, those of keys are of what follows the values in them.
+    scales: Box<[f32]>,
 }
 
 /// Keys or values.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
     Keys = 0,
     Values = 1,
 }
 
 /// A layer's keys or values.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Plane {
     pub(super) layer: usize,
     pub(super) part: Part,
 }
 
+/// One token's key or value of one head.
+#[derive(Clone, Copy)]
+struct Vector {
+    plane: Plane,
+    block: usize,
+    head: usize,
+    /// In the block.
+    offset: usize,
+}
+
 impl CpuKvPool {
     pub(super) fn new(shape: &KvShape) -> Result<CpuKvPool, DeviceError> {
-        let elements = shape.pool_elements()?;
-        let data = bytemuck::allocation::try_zeroed_slice_box(elements).map_err(|()| {
-            DeviceError::OutOfMemory {
-                what: "the KV pool",
-                elements,
-            }
-        })?;
+        let vectors = shape.pool_bytes()? / shape.vector_bytes()?;
         Ok(CpuKvPool {
+            numbers: zeros(vectors * shape.head_dim * shape.dtype.size())?,
+            scales: zeros(vectors * shape.scales())?,
             shape: shape.clone(),
-            data,
         })
     }
 
@@ -47,35 +60,34 @@ impl CpuKvPool {
         &self.shape
     }
 
-    fn head_start(&self, plane: Plane, block: usize, head: usize) -> usize {
-        let s = &self.shape;
-        let part = match s.values {
-            KvValues::Stored => plane.part as usize,
-            KvValues::KeyPrefix(_) => 0,
-        };
-        let plane = plane.layer * s.planes() + part;
-        ((plane * s.total_blocks + block) * s.kv_heads + head) * s.block_size * s.head_dim
-    }
-
     /// A head's keys or values in a block.
-    fn head(&self, plane: Plane, block: usize, head: usize) -> &[f32] {
-        let start = self.head_start(plane, block, head);
-        &self.data[start..start + self.shape.block_size * self.shape.head_dim]
+    fn head(&self, plane: Plane, block: usize, head: usize) -> &[u8] {
+        let (start, _) = self.place(Vector {
+            plane,
+            block,
+            head,
+            offset: 0,
+        });
+        let size = self.shape.dtype.size();
+        let len = self.shape.block_size * self.shape.head_dim;
+        &self.numbers[start * size..(start + len) * size]
     }
 
     /// Keys of a block and head from an offset in the block on.
     pub(super) fn keys(
         &self,
-        plane: Plane,
+        layer: usize,
         (block, head, offset): (usize, usize, usize),
     ) -> Keys<'_> {
-        let keys = self.head(plane, block, head);
+        let part = Part::Keys;
+        let keys = self.head(Plane { layer, part }, block, head);
+        let from = offset * self.shape.dtype.size();
         match self.shape.values {
             KvValues::Stored => Keys::Across {
-                keys: &keys[offset..],
+                keys: &keys[from..],
                 stride: self.shape.block_size,
             },
-            KvValues::KeyPrefix(_) => Keys::Along(&keys[offset * self.shape.head_dim..]),
+            KvValues::KeyPrefix(_) => Keys::Along(&keys[from * self.shape.head_dim..]),
         }
     }
 
@@ -83,30 +95,110 @@ impl CpuKvPool {
     /// head_dim]`; where values are part of keys, they are those keys.
     pub(super) fn values(
         &self,
-        plane: Plane,
+        layer: usize,
         (block, head, offset): (usize, usize, usize),
-    ) -> &[f32] {
-        &self.head(plane, block, head)[offset * self.shape.head_dim..]
+    ) -> &[u8] {
+        let part = Part::Values;
+        let values = self.head(Plane { layer, part }, block, head);
+        &values[offset * self.shape.head_dim * self.shape.dtype.size()..]
     }
 
-    /// Where a token's numbers start in a head's matrix, and how far apart they
-    /// are.
-    fn run(&self, plane: Plane, offset: usize) -> (usize, usize) {
-        match (self.shape.values, plane.part) {
-            (KvValues::Stored, Part::Keys) => (offset, self.shape.block_size),
-            _ => (offset * self.shape.head_dim, 1),
+    /// What those keys and values are to be multiplied with.
+    pub(super) fn scales(
+        &self,
+        layer: usize,
+        (block, head, offset): (usize, usize, usize),
+    ) -> Option<Scales<'_>> {
+        let of = |part| {
+            let first = self.scale_place(Vector {
+                plane: Plane { layer, part },
+                block,
+                head,
+                offset,
+            });
+            &self.scales[first..first + self.shape.block_size - offset]
+        };
+        (self.shape.scales() > 0).then(|| Scales {
+            keys: of(Part::Keys),
+            values: of(Part::Values),
+        })
+    }
+
+    /// Where a vector's numbers start, and how far apart they are.
+    fn place(&self, vector: Vector) -> (usize, usize) {
+        let s = &self.shape;
+        let Plane { layer, part } = vector.plane;
+        let (plane, first, step) = match (s.values, part) {
+            (KvValues::Stored, Part::Keys) => (layer * 2, vector.offset, s.block_size),
+            (KvValues::Stored, Part::Values) => (layer * 2 + 1, vector.offset * s.head_dim, 1),
+            (KvValues::KeyPrefix(_), _) => (layer, vector.offset * s.head_dim, 1),
+        };
+        let head = (plane * s.total_blocks + vector.block) * s.kv_heads + vector.head;
+        (head * s.block_size * s.head_dim + first, step)
+    }
+
+    /// Where the scale of a vector lies.
+    fn scale_place(&self, vector: Vector) -> usize {
+        let s = &self.shape;
+        let plane = vector.plane.layer * 2 + vector.plane.part as usize;
+        let head = (plane * s.total_blocks + vector.block) * s.kv_heads + vector.head;
+        head * s.block_size + vector.offset
+    }
+
+    /// Which scales a vector has, in the order of its numbers.
+    fn scaled(&self, part: Part) -> &'static [Part] {
+        match (self.shape.dtype, self.shape.values, part) {
+            (KvDtype::F32 | KvDtype::Bf16, _, _) => &[],
+            (KvDtype::Int8, KvValues::Stored, Part::Keys) => &[Part::Keys],
+            (KvDtype::Int8, KvValues::Stored, Part::Values) => &[Part::Values],
+            (KvDtype::Int8, KvValues::KeyPrefix(_), _) => &[Part::Values, Part::Keys],
         }
     }
 
     /// Stores one token's heads, `[kv_heads, head_dim]`.
     pub(super) fn write(&mut self, plane: Plane, block: usize, offset: usize, heads: &[f32]) {
-        let (first, step) = self.run(plane, offset);
+        let mut wire = Vec::new();
         for (head, values) in heads.chunks_exact(self.shape.head_dim).enumerate() {
-            let start = self.head_start(plane, block, head) + first;
-            let places = self.data[start..].iter_mut().step_by(step);
-            places
-                .zip(values)
-                .for_each(|(place, value)| *place = *value);
+            wire.clear();
+            encode(&self.shape, values, &mut wire);
+            let vector = Vector {
+                plane,
+                block,
+                head,
+                offset,
+            };
+            self.put(vector, &wire);
+        }
+    }
+
+    /// Fills a vector from its wire form.
+    fn put(&mut self, vector: Vector, wire: &[u8]) {
+        let size = self.shape.dtype.size();
+        let (numbers, scales) = wire.split_at(self.shape.head_dim * size);
+        let place = self.place(vector);
+        match self.shape.dtype {
+            KvDtype::F32 => scatter::<4>(numbers, &mut self.numbers, place),
+            KvDtype::Bf16 => scatter::<2>(numbers, &mut self.numbers, place),
+            KvDtype::Int8 => scatter::<1>(numbers, &mut self.numbers, place),
+        }
+        let parts = self.scaled(vector.plane.part).iter();
+        for (&part, scale) in parts.zip(scales.as_chunks().0) {
+            let place = self.scale_place(vector.of(part));
+            self.scales[place] = f32::from_le_bytes(*scale);
+        }
+    }
+
+    /// Appends a vector's wire form.
+    fn get(&self, vector: Vector, out: &mut Vec<u8>) {
+        let (place, dim) = (self.place(vector), self.shape.head_dim);
+        match self.shape.dtype {
+            KvDtype::F32 => gather::<4>(&self.numbers, place, dim, out),
+            KvDtype::Bf16 => gather::<2>(&self.numbers, place, dim, out),
+            KvDtype::Int8 => gather::<1>(&self.numbers, place, dim, out),
+        }
+        for &part in self.scaled(vector.plane.part) {
+            let scale = self.scales[self.scale_place(vector.of(part))];
+            out.extend(scale.to_le_bytes());
         }
     }
 
@@ -114,13 +206,8 @@ impl CpuKvPool {
     pub(super) fn export(&self, block: u32, out: &mut Vec<u8>) -> Result<(), DeviceError> {
         DeviceError::in_range("block", block as usize, self.shape.total_blocks)?;
         out.reserve(self.shape.block_bytes()?);
-        for (start, step) in self.wire_order(block as usize) {
-            let end = out.len();
-            out.resize(end + self.shape.head_dim * 4, 0);
-            let values = self.data[start..].iter().step_by(step);
-            for (bytes, value) in out[end..].chunks_exact_mut(4).zip(values) {
-                bytes.copy_from_slice(&value.to_le_bytes());
-            }
+        for vector in self.wire_order(block as usize) {
+            self.get(vector, out);
         }
         Ok(())
     }
@@ -136,146 +223,86 @@ impl CpuKvPool {
                 expected,
             });
         }
-        let mut rest = bytes;
-        let dim = self.shape.head_dim;
-        for (start, step) in self.wire_order(block as usize) {
-            let (head, tail) = rest.split_at(dim * 4);
-            rest = tail;
-            let values = self.data[start..].iter_mut().step_by(step);
-            for (value, b) in values.zip(head.chunks_exact(4)) {
-                *value = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-            }
+        let vectors = bytes.chunks_exact(self.shape.vector_bytes()?);
+        for (vector, wire) in self.wire_order(block as usize).zip(vectors) {
+            self.put(vector, wire);
         }
         Ok(())
     }
 
-    /// Where a block's runs of `head_dim` numbers start, in wire order, and how
-    /// far apart their numbers are.
-    fn wire_order(&self, block: usize) -> Vec<(usize, usize)> {
-        let s = &self.shape;
-        let mut runs = Vec::with_capacity(s.layers * s.planes() * s.block_size * s.kv_heads);
-        for layer in 0..s.layers {
-            for part in [Part::Keys, Part::Values].into_iter().take(s.planes()) {
-                let plane = Plane { layer, part };
-                for offset in 0..s.block_size {
-                    let (first, step) = self.run(plane, offset);
-                    let start = |head| self.head_start(plane, block, head) + first;
-                    runs.extend((0..s.kv_heads).map(|head| (start(head), step)));
-                }
+    /// A block's vectors in wire order.
+    fn wire_order(&self, block: usize) -> impl Iterator<Item = Vector> + use<> {
+        let (planes, kv_heads) = (self.shape.planes(), self.shape.kv_heads);
+        let (layers, tokens) = (self.shape.layers, self.shape.block_size);
+        (0..layers * planes * tokens * kv_heads).map(move |index| {
+            let plane = index / (tokens * kv_heads);
+            let part = match plane % planes {
+                0 => Part::Keys,
+                _ => Part::Values,
+            };
+            let layer = plane / planes;
+            Vector {
+                plane: Plane { layer, part },
+                block,
+                head: index % kv_heads,
+                offset: index / kv_heads % tokens,
             }
-        }
-        runs
+        })
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pool() -> CpuKvPool {
-        CpuKvPool::new(&KvShape {
-            layers: 2,
-            kv_heads: 3,
-            head_dim: 2,
-            values: KvValues::Stored,
-            block_size: 4,
-            total_blocks: 5,
-        })
-        .unwrap()
-    }
-
-    /// A block of which every number says its place in wire order.
-    fn wire() -> Vec<u8> {
-        (0..2 * 2 * 4 * 3 * 2)
-            .flat_map(|i| (i as f32).to_le_bytes())
-            .collect()
-    }
-
-    #[test]
-    fn a_block_comes_out_as_it_went_in() {
-        let mut pool = pool();
-        pool.import(3, &wire()).unwrap();
-        let mut out = vec![9];
-        pool.export(3, &mut out).unwrap();
-        assert_eq!(out[0], 9);
-        assert_eq!(out[1..], wire());
-        out.clear();
-        pool.export(2, &mut out).unwrap();
-        assert!(out.iter().all(|&byte| byte == 0));
-    }
-
-    #[test]
-    fn written_tokens_lie_in_wire_order() {
-        let mut pool = pool();
-        let plane = Plane {
-            layer: 1,
-            part: Part::Keys,
-        };
-        pool.write(plane, 4, 2, &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
-        let mut out = Vec::new();
-        pool.export(4, &mut out).unwrap();
-        // Layer 1's keys start after two planes of 4 tokens of 6; token 2.
-        let start = (2 * 4 + 2) * 6 * 4;
-        let expected: Vec<u8> = (0..6).flat_map(|i| (i as f32).to_le_bytes()).collect();
-        assert_eq!(out[start..start + 24], expected);
-        // Keys of token 2 lie four numbers apart.
-        let keys = pool.head(plane, 4, 1);
-        assert_eq!([keys[2], keys[6]], [2.0, 3.0]);
-    }
-
-    #[test]
-    fn a_pool_of_keys_only_holds_half_and_gives_keys_for_values() {
-        let shape = KvShape {
-            values: KvValues::KeyPrefix(1),
-            ..pool().shape
-        };
-        let mut keys = CpuKvPool::new(&shape).unwrap();
-        assert_eq!(keys.data.len(), pool().data.len() / 2);
-        let wire = &wire()[..shape.block_bytes().unwrap()];
-        keys.import(3, wire).unwrap();
-        let mut out = Vec::new();
-        keys.export(3, &mut out).unwrap();
-        assert_eq!(out, wire);
-        let plane = |part| Plane { layer: 1, part };
-        let (k, v) = (plane(Part::Keys), plane(Part::Values));
-        assert_eq!(keys.head(k, 3, 2), keys.head(v, 3, 2));
-        for dim in [0, 3] {
-            let values = KvValues::KeyPrefix(dim);
-            assert!(
-                CpuKvPool::new(&KvShape {
-                    values,
-                    ..pool().shape
-                })
-                .is_err()
-            );
+impl Vector {
+    /// The other part's.
+    fn of(self, part: Part) -> Vector {
+        let layer = self.plane.layer;
+        Vector {
+            plane: Plane { layer, part },
+            ..self
         }
     }
+}
 
-    #[test]
-    fn refuses_other_lengths_and_blocks_that_are_not_there() {
-        let mut pool = pool();
-        assert!(pool.import(0, &wire()[1..]).is_err());
-        assert!(pool.import(5, &wire()).is_err());
-        assert!(pool.export(5, &mut Vec::new()).is_err());
-    }
+/// Numbers, `place.1` apart, from where they lie one after the other.
+fn scatter<const SIZE: usize>(numbers: &[u8], pool: &mut [u8], place: (usize, usize)) {
+    let places = pool.as_chunks_mut::<SIZE>().0[place.0..].iter_mut();
+    let places = places.step_by(place.1).zip(numbers.as_chunks().0);
+    places.for_each(|(place, number)| *place = *number);
+}
 
-    #[test]
-    fn refuses_sizes_that_overflow_or_do_not_fit() {
-        let shape = |layers, total_blocks| KvShape {
-            layers,
-            kv_heads: 1,
-            head_dim: 2,
-            values: KvValues::Stored,
-            block_size: 16,
-            total_blocks,
-        };
-        for shape in [
-            shape(0, 1),
-            shape(1, 0),
-            shape(usize::MAX, 4),
-            shape(1 << 30, 1 << 24),
-        ] {
-            assert!(CpuKvPool::new(&shape).is_err(), "{shape:?}");
+/// Appends `count` numbers that lie `place.1` apart.
+fn gather<const SIZE: usize>(pool: &[u8], place: (usize, usize), count: usize, out: &mut Vec<u8>) {
+    let numbers = pool.as_chunks::<SIZE>().0[place.0..].iter();
+    out.extend(numbers.step_by(place.1).take(count).flatten());
+}
+
+/// Appends the wire form of a vector.
+fn encode(shape: &KvShape, values: &[f32], out: &mut Vec<u8>) {
+    match shape.dtype {
+        KvDtype::F32 => out.extend(values.iter().flat_map(|x| x.to_le_bytes())),
+        KvDtype::Bf16 => out.extend(values.iter().flat_map(|&x| round_to_bf16(x).to_le_bytes())),
+        KvDtype::Int8 => {
+            let (value, rest) = values.split_at(shape.value_dim());
+            let scales = [quantize(value, out), quantize(rest, out)];
+            let scales = &scales[..shape.scales()];
+            out.extend(scales.iter().flat_map(|scale| scale.to_le_bytes()));
         }
     }
+}
+
+/// Appends numbers as bytes; returns what these are to be multiplied with.
+fn quantize(values: &[f32], out: &mut Vec<u8>) -> f32 {
+    let largest = values
+        .iter()
+        .fold(0.0f32, |largest, x| largest.max(x.abs()));
+    let scale = largest / 127.0;
+    let inverse = if scale > 0.0 { scale.recip() } else { 0.0 };
+    out.extend(values.iter().map(|x| round(x * inverse) as u8));
+    scale
+}
+
+fn zeros<T: bytemuck::Zeroable>(len: usize) -> Result<Box<[T]>, DeviceError> {
+    bytemuck::allocation::try_zeroed_slice_box(len).map_err(|()| DeviceError::OutOfMemory {
+        what: "the KV pool",
+        elements: len,
+    })
 }

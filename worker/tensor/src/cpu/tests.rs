@@ -10,7 +10,7 @@ use super::testing::numbers;
 use super::*;
 use crate::batch::BatchSequence;
 use crate::encoding::Encoding;
-use crate::kv_shape::KvValues;
+use crate::kv_shape::{KvDtype, KvValues};
 use crate::ops::RotaryPairs;
 use crate::rope::rope_table;
 
@@ -19,6 +19,7 @@ const KV: KvShape = KvShape {
     kv_heads: 2,
     head_dim: 24,
     values: KvValues::Stored,
+    dtype: KvDtype::F32,
     block_size: 16,
     total_blocks: 40,
 };

@@ -14,6 +14,7 @@ const TOKENS: [u32; 7] = [1, 5, 77, 30, 9, 120, 64];
 
 fn logits(files: &ModelFiles, quantize: Option<Quantize>) -> Vec<f32> {
     let options = LoadOptions {
+        kv_dtype: tensor::KvDtype::F32,
         cpu: CpuOptions::new(1),
         quantize,
         block_size: 16,

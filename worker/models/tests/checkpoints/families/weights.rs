@@ -66,6 +66,7 @@ impl Family {
 
     pub fn load(&self) -> Result<Box<dyn CausalLm>, LoadError> {
         let options = LoadOptions {
+            kv_dtype: models::KvDtype::F32,
             cpu: CpuOptions::new(1),
             quantize: None,
             block_size: BLOCK,

@@ -10,9 +10,12 @@
 // Tiles are indexed by their constant sizes, so that they unroll into registers.
 #![allow(clippy::needless_range_loop)]
 
+use std::ops::Range;
+
 use super::generic::dots;
 use super::lanes::{Element, F32, LANES, Lanes, Widened};
 use crate::cpu::math::{exp, tanh};
+use crate::kv_shape::KvDtype;
 
 /// Positions whose scores are computed together, a lane each.
 pub(in crate::cpu) const TILE: usize = LANES;
@@ -42,9 +45,13 @@ pub(in crate::cpu) struct Tile<'a> {
     pub value_dim: usize,
     /// At most [`TILE`].
     pub positions: usize,
+    /// Of keys and values, which are little endian.
+    pub dtype: KvDtype,
     pub keys: Keys<'a>,
     /// `[positions][dim]`, of which `value_dim` count.
-    pub values: &'a [f32],
+    pub values: &'a [u8],
+    /// Where numbers are kept with scales.
+    pub scales: Option<Scales<'a>>,
     pub scale: f32,
     pub soft_cap: Option<f32>,
 }
@@ -52,21 +59,35 @@ pub(in crate::cpu) struct Tile<'a> {
 #[derive(Clone, Copy)]
 pub(in crate::cpu) enum Keys<'a> {
     /// `[dim][stride]`, of which the tile's positions are the first.
-    Across { keys: &'a [f32], stride: usize },
-    /// `[positions][dim]`
-    Along(&'a [f32]),
+    Across { keys: &'a [u8], stride: usize },
+    /// `[positions][dim]`, of which values are the first `value_dim`.
+    Along(&'a [u8]),
+}
+
+/// What numbers are to be multiplied with; each is `[positions]`.
+#[derive(Clone, Copy)]
+pub(in crate::cpu) struct Scales<'a> {
+    /// Of keys, or of what follows the values in them.
+    pub keys: &'a [f32],
+    pub values: &'a [f32],
 }
 
 impl Tile<'_> {
     /// Whether queries, keys and values are there.
     pub(super) fn check(&self, queries: &[Query], out: &[f32]) {
         assert!(self.positions <= TILE && self.value_dim <= self.dim);
-        assert!(self.values.len() >= self.positions * self.dim);
+        let numbers = |bytes: &[u8]| bytes.len() / self.dtype.size();
+        assert!(numbers(self.values) >= self.positions * self.dim);
         let keys = match self.keys {
-            Keys::Across { keys, stride } => keys.len() >= (self.dim - 1) * stride + self.positions,
-            Keys::Along(keys) => keys.len() >= self.positions * self.dim,
+            Keys::Across { keys, stride } => {
+                numbers(keys) >= (self.dim - 1) * stride + self.positions
+            }
+            Keys::Along(keys) => numbers(keys) >= self.positions * self.dim,
         };
         assert!(keys);
+        if let Some(scales) = &self.scales {
+            assert!(scales.keys.len().min(scales.values.len()) >= self.positions);
+        }
         for query in queries {
             assert!(query.q + self.dim <= self.q.len());
             assert!(query.out + self.value_dim <= out.len());
@@ -78,7 +99,13 @@ impl Tile<'_> {
 /// Adds the tile to each query's result, S queries' scores at once, and M
 /// queries' values in V vectors.
 #[inline(always)]
-pub(super) unsafe fn attend<L: Lanes, const S: usize, const M: usize, const V: usize>(
+pub(super) unsafe fn attend<
+    L: Lanes,
+    E: Element,
+    const S: usize,
+    const M: usize,
+    const V: usize,
+>(
     op: &Tile<'_>,
     queries: &mut [Query],
     out: &mut [f32],
@@ -89,13 +116,16 @@ pub(super) unsafe fn attend<L: Lanes, const S: usize, const M: usize, const V: u
         unsafe {
             match op.keys {
                 Keys::Across { keys, stride } => {
-                    across::<L, S>(op, (keys, stride), queries, &mut scores);
+                    across::<L, E, S>(op, (keys, stride), queries, &mut scores);
                 }
-                Keys::Along(keys) => along::<L>(op, keys, queries, &mut scores),
+                Keys::Along(keys) => along::<L, E>(op, keys, queries, &mut scores),
             }
         }
         for ((query, scores), decay) in queries.iter_mut().zip(&mut scores).zip(&mut decays) {
             *decay = unsafe { absorb::<L>(op, query, scores) };
+            if let Some(scales) = &op.scales {
+                multiply(scores, scales.values);
+            }
         }
         let mut first = 0;
         while first < queries.len() {
@@ -110,8 +140,8 @@ pub(super) unsafe fn attend<L: Lanes, const S: usize, const M: usize, const V: u
             };
             unsafe {
                 match alike {
-                    true => weigh::<L, M, V>(op, &weighted, out),
-                    false => weigh::<L, 1, V>(op, &weighted, out),
+                    true => weigh::<L, E, M, V>(op, &weighted, out),
+                    false => weigh::<L, E, 1, V>(op, &weighted, out),
                 }
             }
             first = end;
@@ -119,27 +149,34 @@ pub(super) unsafe fn attend<L: Lanes, const S: usize, const M: usize, const V: u
     }
 }
 
+/// Each score with its position's scale.
+#[inline(always)]
+fn multiply(scores: &mut [f32; TILE], scales: &[f32]) {
+    let scores = scores.iter_mut().zip(scales);
+    scores.for_each(|(score, scale)| *score *= scale);
+}
+
 /// Scores of keys that lie across: each lane a position.
 #[inline(always)]
-unsafe fn across<L: Lanes, const S: usize>(
+unsafe fn across<L: Lanes, E: Element, const S: usize>(
     op: &Tile<'_>,
-    keys: (&[f32], usize),
+    keys: (&[u8], usize),
     queries: &[Query],
     scores: &mut [[f32; TILE]; KEPT],
 ) {
     let (several, rest) = queries.as_chunks::<S>();
     for (queries, scores) in several.iter().zip(scores.chunks_mut(S)) {
-        unsafe { across_of::<L, S>(op, keys, queries, scores) };
+        unsafe { across_of::<L, E, S>(op, keys, queries, scores) };
     }
     for (query, scores) in rest.iter().zip(&mut scores[several.len() * S..]) {
-        unsafe { across_of::<L, 1>(op, keys, &[*query], std::slice::from_mut(scores)) };
+        unsafe { across_of::<L, E, 1>(op, keys, &[*query], std::slice::from_mut(scores)) };
     }
 }
 
 #[inline(always)]
-unsafe fn across_of<L: Lanes, const S: usize>(
+unsafe fn across_of<L: Lanes, E: Element, const S: usize>(
     op: &Tile<'_>,
-    (keys, stride): (&[f32], usize),
+    (keys, stride): (&[u8], usize),
     queries: &[Query; S],
     scores: &mut [[f32; TILE]],
 ) {
@@ -150,10 +187,10 @@ unsafe fn across_of<L: Lanes, const S: usize>(
             starts[s] = op.q.as_ptr().add(queries[s].q);
         }
         for d in 0..op.dim {
-            let keys = keys.as_ptr().wrapping_add(d * stride).cast();
+            let keys = keys.as_ptr().wrapping_add(d * stride * E::SIZE);
             let keys = match op.positions {
-                TILE => L::load_f32(keys),
-                few => F32::load_partial(keys, few),
+                TILE => E::load::<L>(keys),
+                few => E::load_partial(keys, few),
             };
             for s in 0..S {
                 sums[s] = sums[s].fma(L::splat(*starts[s].add(d)), keys);
@@ -163,33 +200,67 @@ unsafe fn across_of<L: Lanes, const S: usize>(
             sums[s]
                 .mul(L::splat(op.scale))
                 .store(scores[s].as_mut_ptr());
+            if let Some(scales) = &op.scales {
+                multiply(&mut scores[s], scales.keys);
+            }
         }
     }
 }
 
 /// Scores of keys one after the other.
 #[inline(always)]
-unsafe fn along<L: Lanes>(
+unsafe fn along<L: Lanes, E: Element>(
     op: &Tile<'_>,
-    keys: &[f32],
+    keys: &[u8],
     queries: &[Query],
     scores: &mut [[f32; TILE]; KEPT],
 ) {
-    let at = |position: usize| keys.as_ptr().wrapping_add(position * op.dim).cast();
     for (query, scores) in queries.iter().zip(scores) {
-        let q = op.q[query.q..].as_ptr().cast();
-        let (fours, rest) = scores[..op.positions].as_chunks_mut::<4>();
-        let done = fours.len() * 4;
-        unsafe {
-            for (four, scores) in fours.iter_mut().enumerate() {
-                *scores = dots::<L, Widened<F32>, 1, 4>(op.dim, q, at(four * 4))[0];
+        *scores = unsafe {
+            match &op.scales {
+                None => dots_along::<L, E>(op, keys, query, 0..op.dim),
+                Some(scales) => {
+                    let mut sums = dots_along::<L, E>(op, keys, query, 0..op.value_dim);
+                    let mut rest = dots_along::<L, E>(op, keys, query, op.value_dim..op.dim);
+                    multiply(&mut sums, scales.values);
+                    multiply(&mut rest, scales.keys);
+                    sums.iter_mut()
+                        .zip(rest)
+                        .for_each(|(sum, rest)| *sum += rest);
+                    sums
+                }
             }
-            for (one, score) in rest.iter_mut().enumerate() {
-                *score = dots::<L, Widened<F32>, 1, 1>(op.dim, q, at(done + one))[0][0];
-            }
-        }
+        };
         scores.iter_mut().for_each(|score| *score *= op.scale);
     }
+}
+
+/// Dot products of some of the numbers of a query and of the tile's keys, which
+/// lie one after the other.
+#[inline(always)]
+unsafe fn dots_along<L: Lanes, E: Element>(
+    op: &Tile<'_>,
+    keys: &[u8],
+    query: &Query,
+    numbers: Range<usize>,
+) -> [f32; TILE] {
+    let mut found = [0.0; TILE];
+    let q = op.q[query.q + numbers.start..].as_ptr().cast();
+    let at = |position: usize| {
+        let number = position * op.dim + numbers.start;
+        keys.as_ptr().wrapping_add(number * E::SIZE)
+    };
+    let (fours, rest) = found[..op.positions].as_chunks_mut::<4>();
+    let done = fours.len() * 4;
+    unsafe {
+        for (four, found) in fours.iter_mut().enumerate() {
+            *found = dots::<L, Widened<E>, 1, 4>(numbers.len(), q, (at(four * 4), op.dim))[0];
+        }
+        for (one, found) in rest.iter_mut().enumerate() {
+            *found = dots::<L, Widened<E>, 1, 1>(numbers.len(), q, (at(done + one), op.dim))[0][0];
+        }
+    }
+    found
 }
 
 /// Turns a query's scores into weights; returns what earlier weights are to be
@@ -234,7 +305,7 @@ struct Weighted<'a> {
 
 /// `out = out * decay + weights * values`, in the order of positions.
 #[inline(always)]
-unsafe fn weigh<L: Lanes, const M: usize, const V: usize>(
+unsafe fn weigh<L: Lanes, E: Element, const M: usize, const V: usize>(
     op: &Tile<'_>,
     weighted: &Weighted<'_>,
     out: &mut [f32],
@@ -244,21 +315,21 @@ unsafe fn weigh<L: Lanes, const M: usize, const V: usize>(
     let mut vector = 0;
     unsafe {
         while vector + V <= vectors {
-            weigh_vectors::<L, M, V>(op, weighted, vector, out);
+            weigh_vectors::<L, E, M, V>(op, weighted, vector, out);
             vector += V;
         }
         while vector < vectors {
-            weigh_vectors::<L, M, 1>(op, weighted, vector, out);
+            weigh_vectors::<L, E, M, 1>(op, weighted, vector, out);
             vector += 1;
         }
     }
     if rest > 0 {
-        unsafe { weigh_rest::<L>(op, weighted, rest, out) };
+        unsafe { weigh_rest::<L, E>(op, weighted, rest, out) };
     }
 }
 
 #[inline(always)]
-unsafe fn weigh_vectors<L: Lanes, const M: usize, const V: usize>(
+unsafe fn weigh_vectors<L: Lanes, E: Element, const M: usize, const V: usize>(
     op: &Tile<'_>,
     weighted: &Weighted<'_>,
     vector: usize,
@@ -279,10 +350,10 @@ unsafe fn weigh_vectors<L: Lanes, const M: usize, const V: usize>(
             let row = op
                 .values
                 .as_ptr()
-                .wrapping_add(position * op.dim + vector * LANES);
+                .wrapping_add((position * op.dim + vector * LANES) * E::SIZE);
             let mut values = [L::splat(0.0); V];
             for v in 0..V {
-                values[v] = L::load_f32(row.wrapping_add(v * LANES).cast());
+                values[v] = E::load::<L>(row.wrapping_add(v * LANES * E::SIZE));
             }
             for m in 0..M {
                 let weight = L::splat(*weighted.weights.get_unchecked(m).get_unchecked(position));
@@ -302,7 +373,7 @@ unsafe fn weigh_vectors<L: Lanes, const M: usize, const V: usize>(
 
 /// The last numbers, fewer than a vector.
 #[inline(always)]
-unsafe fn weigh_rest<L: Lanes>(
+unsafe fn weigh_rest<L: Lanes, E: Element>(
     op: &Tile<'_>,
     weighted: &Weighted<'_>,
     rest: usize,
@@ -315,9 +386,9 @@ unsafe fn weigh_rest<L: Lanes>(
             let decay = L::splat(weighted.decays[m]);
             let mut sum = F32::load_partial::<L>(out.as_ptr().cast(), rest).mul(decay);
             for position in query.seen.0..query.seen.1 {
-                let values = op.values[position * op.dim + first..].as_ptr().cast();
+                let values = op.values[(position * op.dim + first) * E::SIZE..].as_ptr();
                 let weight = L::splat(weighted.weights[m][position]);
-                sum = sum.fma(weight, F32::load_partial(values, rest));
+                sum = sum.fma(weight, E::load_partial(values, rest));
             }
             let mut padded = [0.0; LANES];
             sum.store(padded.as_mut_ptr());

@@ -109,7 +109,7 @@ unsafe fn tile<L: Lanes, P: Terms, const T: usize, const R: usize>(
     unsafe {
         let x = op.x.as_ptr().add(token * op.k * P::X_SIZE);
         let w = op.w.as_ptr().add(row * op.k * P::W_SIZE);
-        let sums = dots::<L, P, T, R>(op.k, x, w);
+        let sums = dots::<L, P, T, R>(op.k, x, (w, op.k));
         for r in 0..R {
             let scale = op.row_scales.map_or(1.0, |it| *it.get_unchecked(row + r));
             let bias = op.bias.map_or(0.0, |bias| *bias.get_unchecked(row + r));
@@ -120,39 +120,42 @@ unsafe fn tile<L: Lanes, P: Terms, const T: usize, const R: usize>(
     }
 }
 
-/// Dot products of T rows of `x` with R rows of `w`, each `k` long.
+/// Dot products of T rows of `x` with R rows of `w`, each `k` long; those of `w`
+/// begin `apart` numbers after each other.
 #[inline(always)]
 pub(super) unsafe fn dots<L: Lanes, P: Terms, const T: usize, const R: usize>(
     k: usize,
     x: *const u8,
-    w: *const u8,
+    (w, apart): (*const u8, usize),
 ) -> [[f32; R]; T] {
     let whole = k / P::STEP;
     let rest = k % P::STEP;
     unsafe {
         let mut sums = [[L::splat(0.0); R]; T];
         for step in 0..whole {
-            let at = |matrix, row, size| at::<P>(matrix, row, k, step, size);
+            let x_at = |row| at::<P>(x, row, k, step, P::X_SIZE);
+            let w_at = |row| at::<P>(w, row, apart, step, P::W_SIZE);
             let mut weights = [P::no_weights::<L>(); R];
             for r in 0..R {
-                weights[r] = P::load_w::<L>(at(w, r, P::W_SIZE));
+                weights[r] = P::load_w::<L>(w_at(r));
             }
             for t in 0..T {
-                let x = P::load_x::<L>(at(x, t, P::X_SIZE));
+                let x = P::load_x::<L>(x_at(t));
                 for r in 0..R {
                     sums[t][r] = P::add(sums[t][r], x, weights[r]);
                 }
             }
         }
         if rest > 0 {
-            let at = |matrix, row, size| at::<P>(matrix, row, k, whole, size);
+            let x_at = |row| at::<P>(x, row, k, whole, P::X_SIZE);
+            let w_at = |row| at::<P>(w, row, apart, whole, P::W_SIZE);
             let mut weights = [P::no_weights::<L>(); R];
             for r in 0..R {
-                let padded = padded(at(w, r, P::W_SIZE), rest * P::W_SIZE);
+                let padded = padded(w_at(r), rest * P::W_SIZE);
                 weights[r] = P::load_w::<L>(padded.as_ptr());
             }
             for t in 0..T {
-                let padded = padded(at(x, t, P::X_SIZE), rest * P::X_SIZE);
+                let padded = padded(x_at(t), rest * P::X_SIZE);
                 let x = P::load_x::<L>(padded.as_ptr());
                 for r in 0..R {
                     sums[t][r] = P::add(sums[t][r], x, weights[r]);
@@ -177,17 +180,26 @@ unsafe fn padded(p: *const u8, count: usize) -> [u8; 64] {
     padded
 }
 
-/// Where vector `step` of row `row` lies, in rows of `k` numbers of `size`
-/// bytes. Wrapping, since overflow checks would halve the speed of unoptimised
+/// Where vector `step` of row `row` lies, in rows `apart` numbers of `size` bytes
+/// from each other. Wrapping, since overflow checks would halve the speed of unoptimised
 /// profiles; the result is inside the matrix.
 #[inline(always)]
-fn at<P: Terms>(matrix: *const u8, row: usize, k: usize, step: usize, size: usize) -> *const u8 {
-    let number = row.wrapping_mul(k).wrapping_add(step.wrapping_mul(P::STEP));
+fn at<P: Terms>(
+    matrix: *const u8,
+    row: usize,
+    apart: usize,
+    step: usize,
+    size: usize,
+) -> *const u8 {
+    let number = row
+        .wrapping_mul(apart)
+        .wrapping_add(step.wrapping_mul(P::STEP));
     matrix.wrapping_add(number.wrapping_mul(size))
 }
 
 /// The dot product of two vectors of one length.
 #[inline(always)]
 pub(super) unsafe fn dot<L: Lanes>(x: &[f32], y: &[f32]) -> f32 {
-    unsafe { dots::<L, Widened<F32>, 1, 1>(x.len(), x.as_ptr().cast(), y.as_ptr().cast())[0][0] }
+    let y = (y.as_ptr().cast(), y.len());
+    unsafe { dots::<L, Widened<F32>, 1, 1>(x.len(), x.as_ptr().cast(), y)[0][0] }
 }

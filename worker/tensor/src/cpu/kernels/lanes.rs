@@ -27,6 +27,8 @@ pub(super) trait Lanes: Copy {
     unsafe fn load_f16(p: *const u8) -> Self;
     /// Bytes in E4M3, divided by 256.
     unsafe fn load_f8(p: *const u8) -> Self;
+    /// Signed bytes.
+    unsafe fn load_i8(p: *const u8) -> Self;
     unsafe fn load_pairs(p: *const u8) -> Self::Pairs;
     /// Adds the products of the second numbers of the pairs, then those of the
     /// first; each sum is rounded once.
@@ -71,6 +73,8 @@ pub(super) struct Bf16;
 pub(super) struct F16;
 /// E4M3, divided by 256.
 pub(super) struct F8;
+/// Signed bytes.
+pub(super) struct I8;
 
 /// How a vector of activations and one of weights become terms of sums.
 pub(super) trait Terms {
@@ -157,7 +161,7 @@ impl Terms for Bf16Pairs {
     }
 }
 
-// SAFETY (all three): the callee's contract is the caller's.
+// SAFETY (all of them): the callee's contract is the caller's.
 impl Element for F32 {
     const SIZE: usize = 4;
     #[inline(always)]
@@ -187,6 +191,14 @@ impl Element for F8 {
     #[inline(always)]
     unsafe fn load<L: Lanes>(p: *const u8) -> L {
         unsafe { L::load_f8(p) }
+    }
+}
+
+impl Element for I8 {
+    const SIZE: usize = 1;
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(p: *const u8) -> L {
+        unsafe { L::load_i8(p) }
     }
 }
 
@@ -236,6 +248,11 @@ impl Lanes for Portable {
     unsafe fn load_f8(p: *const u8) -> Self {
         // Exact: E4M3 has no numbers near f32's smallest.
         unsafe { Portable::load_with(p, |[b]| f8_to_f32(b) / 256.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(p: *const u8) -> Self {
+        unsafe { Portable::load_with(p, |b| f32::from(i8::from_le_bytes(b))) }
     }
 
     #[inline(always)]

@@ -1,24 +1,40 @@
 use proptest::prelude::*;
 
-use super::attend::{Keys, Query, Tile};
+use super::attend::{Keys, Query, Scales, Tile};
 use super::*;
 use crate::cpu::testing::numbers;
+
+/// How a tile's keys and values are kept.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    dtype: KvDtype,
+    /// Keys lie across.
+    across: bool,
+}
 
 /// Queries of `dim` numbers and a tile of so many positions.
 struct Case {
     dim: usize,
     value_dim: usize,
     positions: usize,
+    kept: Kept,
     queries: Vec<Query>,
     q: Vec<f32>,
-    /// `[positions][dim]`
+    /// `[positions][dim]`, as they are kept and before any scale.
     keys: Vec<f32>,
     values: Vec<f32>,
+    /// `[positions]`
+    key_scales: Vec<f32>,
+    value_scales: Vec<f32>,
     out: Vec<f32>,
 }
 
 impl Case {
-    fn new(dim: usize, value_dim: usize, positions: usize, seen: &[(usize, usize)]) -> Case {
+    fn new(
+        (dim, value_dim, positions): (usize, usize, usize),
+        seen: &[(usize, usize)],
+        kept: Kept,
+    ) -> Case {
         let queries = seen.iter().enumerate().map(|(index, &(from, len))| Query {
             q: index * dim,
             out: index * value_dim,
@@ -29,39 +45,73 @@ impl Case {
             max: 0.3,
             total: 1.5,
         });
+        let as_kept = |seed| {
+            let numbers = numbers(seed, positions * dim).into_iter();
+            let numbers = numbers.map(|x| match kept.dtype {
+                KvDtype::F32 => x,
+                KvDtype::Bf16 => bf16::from_f32(x).to_f32(),
+                KvDtype::Int8 => (x * 100.0).round(),
+            });
+            numbers.collect::<Vec<_>>()
+        };
+        let scales = |seed| match kept.dtype {
+            KvDtype::F32 | KvDtype::Bf16 => vec![1.0; positions],
+            KvDtype::Int8 => numbers(seed, positions).iter().map(|x| x / 90.0).collect(),
+        };
         Case {
             dim,
             value_dim,
             positions,
+            kept,
             queries: queries.collect(),
             q: numbers(1, seen.len() * dim),
-            keys: numbers(2, positions * dim),
-            values: numbers(3, positions * dim),
+            keys: as_kept(2),
+            values: as_kept(3),
+            key_scales: scales(5),
+            value_scales: scales(6),
             out: numbers(4, seen.len() * value_dim),
         }
     }
 
+    /// Numbers as they lie in memory.
+    fn bytes(&self, numbers: &[f32]) -> Vec<u8> {
+        let bytes = |&x| match self.kept.dtype {
+            KvDtype::F32 => f32::to_le_bytes(x).to_vec(),
+            KvDtype::Bf16 => bf16::from_f32(x).to_le_bytes().to_vec(),
+            KvDtype::Int8 => (x as i8).to_le_bytes().to_vec(),
+        };
+        numbers.iter().flat_map(bytes).collect()
+    }
+
     /// Results, and the softmax after the tile, of some of the queries.
-    fn run(&self, kernels: Kernels, across: bool, which: std::ops::Range<usize>) -> Vec<f32> {
+    fn run(&self, kernels: Kernels, which: std::ops::Range<usize>) -> Vec<f32> {
         let stride = self.positions + 3;
-        let mut transposed = vec![f32::NAN; self.dim * stride];
+        let mut transposed = vec![77.0; self.dim * stride];
         for (index, key) in self.keys.iter().enumerate() {
             transposed[index % self.dim * stride + index / self.dim] = *key;
         }
-        let keys = match across {
-            true => Keys::Across {
-                keys: &transposed,
-                stride,
-            },
-            false => Keys::Along(&self.keys),
+        let (keys, values) = match self.kept.across {
+            true => (self.bytes(&transposed), self.bytes(&self.values)),
+            false => (self.bytes(&self.keys), self.bytes(&self.values)),
         };
         let tile = Tile {
             q: &self.q,
             dim: self.dim,
             value_dim: self.value_dim,
             positions: self.positions,
-            keys,
-            values: &self.values,
+            dtype: self.kept.dtype,
+            keys: match self.kept.across {
+                true => Keys::Across {
+                    keys: &keys,
+                    stride,
+                },
+                false => Keys::Along(&keys),
+            },
+            values: &values,
+            scales: (self.kept.dtype == KvDtype::Int8).then_some(Scales {
+                keys: &self.key_scales,
+                values: &self.value_scales,
+            }),
             scale: 0.4,
             soft_cap: None,
         };
@@ -73,17 +123,27 @@ impl Case {
         found
     }
 
+    fn key(&self, position: usize, i: usize) -> f64 {
+        let scales = match self.kept.across || i >= self.value_dim {
+            true => &self.key_scales,
+            false => &self.value_scales,
+        };
+        f64::from(self.keys[position * self.dim + i]) * f64::from(scales[position])
+    }
+
+    fn value(&self, position: usize, i: usize) -> f64 {
+        let value = f64::from(self.values[position * self.dim + i]);
+        value * f64::from(self.value_scales[position])
+    }
+
     fn exact(&self) -> Vec<f64> {
         let mut found = Vec::new();
         let mut softmax = Vec::new();
         for (query, out) in self.queries.iter().zip(self.out.chunks(self.value_dim)) {
             let q = &self.q[query.q..query.q + self.dim];
             let score = |position: usize| {
-                let keys = &self.keys[position * self.dim..(position + 1) * self.dim];
-                let terms = q
-                    .iter()
-                    .zip(keys)
-                    .map(|(q, k)| f64::from(*q) * f64::from(*k));
+                let terms = q.iter().enumerate();
+                let terms = terms.map(|(i, q)| f64::from(*q) * self.key(position, i));
                 0.4 * terms.sum::<f64>()
             };
             let scores: Vec<f64> = (query.seen.0..query.seen.1).map(score).collect();
@@ -92,8 +152,7 @@ impl Case {
             let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
             found.extend(out.iter().enumerate().map(|(i, out)| {
                 let terms = weights.iter().zip(query.seen.0..);
-                let value = |position: usize| f64::from(self.values[position * self.dim + i]);
-                let sum: f64 = terms.map(|(weight, at)| weight * value(at)).sum();
+                let sum: f64 = terms.map(|(weight, at)| weight * self.value(at, i)).sum();
                 f64::from(*out) * decay + sum
             }));
             softmax.extend([
@@ -107,25 +166,27 @@ impl Case {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(192))]
 
     #[test]
     fn attention_of_a_tile_is_exact_and_alike_in_any_company_and_instruction_set(
         dim in 1usize..90,
         shorter in 0usize..20,
-        positions in 1usize..17,
+        positions in prop_oneof![1usize..17, Just(16)],
         seen in prop::collection::vec((0usize..16, 0usize..30), 1..40),
         across: bool,
+        dtype in prop::sample::select(&KvDtype::ALL),
     ) {
-        let case = Case::new(dim, dim.saturating_sub(shorter).max(1), positions, &seen);
+        let sizes = (dim, dim.saturating_sub(shorter).max(1), positions);
+        let case = Case::new(sizes, &seen, Kept { dtype, across });
         let all = 0..seen.len();
-        let oracle = case.run(Kernels(Isa::Portable), across, all.clone());
+        let oracle = case.run(Kernels(Isa::Portable), all.clone());
         for (found, exact) in oracle.iter().zip(case.exact()) {
             prop_assert!((f64::from(*found) - exact).abs() < 1e-4, "{found} {exact}");
         }
         for kernels in Kernels::all() {
-            prop_assert_eq!(&case.run(kernels, across, all.clone()), &oracle, "{:?}", kernels);
-            let last = case.run(kernels, across, seen.len() - 1..seen.len());
+            prop_assert_eq!(&case.run(kernels, all.clone()), &oracle, "{:?}", kernels);
+            let last = case.run(kernels, seen.len() - 1..seen.len());
             let from = (seen.len() - 1) * case.value_dim;
             prop_assert_eq!(&last[..case.value_dim], &oracle[from..from + case.value_dim]);
         }

@@ -92,6 +92,16 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn load_i8(p: *const u8) -> Self {
+        unsafe {
+            let wide = _mm_loadu_si128(p.cast());
+            let low = _mm256_cvtepi8_epi32(wide);
+            let high = _mm256_cvtepi8_epi32(_mm_unpackhi_epi64(wide, wide));
+            Avx2(_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn load_pairs(p: *const u8) -> Self::Pairs {
         unsafe {
             let p = p.cast::<__m256i>();
@@ -187,6 +197,14 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
     #[inline(always)]
     unsafe fn load_f8(p: *const u8) -> Self {
         unsafe { Avx512(_mm512_cvtph_ps(f8_as_f16(p))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(p: *const u8) -> Self {
+        unsafe {
+            let wide = _mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()));
+            Avx512(_mm512_cvtepi32_ps(wide))
+        }
     }
 
     #[inline(always)]

@@ -245,7 +245,7 @@ fn quantize(numbers: &[f32; BLOCK]) -> ([i8; BLOCK], f32) {
 /// To the nearest integer, ties to even, for magnitudes up to 2^22: adding a
 /// number whose last place is 1 rounds. The clamp makes infinities integers.
 #[inline(always)]
-fn round(x: f32) -> i32 {
+pub(in crate::cpu) fn round(x: f32) -> i32 {
     const LAST_PLACE_ONE: f32 = 12_582_912.0;
     let x = x.clamp(-127.0, 127.0);
     ((x + LAST_PLACE_ONE).to_bits() as i32).wrapping_sub(LAST_PLACE_ONE.to_bits() as i32)
@@ -259,7 +259,7 @@ pub(in crate::cpu) fn to_bf16(x: &[f32]) -> Vec<bf16> {
 /// Nearest, ties to even; what is smaller than a normal number becomes zero, as
 /// processors' dot products take it. NaN stays NaN.
 #[inline(always)]
-pub(super) fn round_to_bf16(x: f32) -> bf16 {
+pub(in crate::cpu) fn round_to_bf16(x: f32) -> bf16 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
     let magnitude = bits & 0x7fff_ffff;

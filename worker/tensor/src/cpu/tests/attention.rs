@@ -1,7 +1,6 @@
 //! Attention against its definition, in all its variants.
 
 use super::*;
-use crate::kv_shape::KvValues;
 
 const HEADS: usize = 6;
 /// Tokens of a whole sequence: five blocks, the last one cut.
@@ -11,6 +10,7 @@ const LEN: usize = 70;
 #[derive(Clone, Debug)]
 struct Variant {
     values: KvValues,
+    dtype: KvDtype,
     window: Option<usize>,
     soft_cap: Option<f32>,
     sinks: Option<Vec<f32>>,
@@ -19,6 +19,7 @@ struct Variant {
 impl Variant {
     const PLAIN: Variant = Variant {
         values: KvValues::Stored,
+        dtype: KvDtype::F32,
         window: None,
         soft_cap: None,
         sinks: None,
@@ -52,13 +53,28 @@ impl Variant {
                 soft_cap: Some(0.4),
                 sinks: Some(numbers(8, HEADS)),
                 window: Some(33),
+                ..Variant::PLAIN
             },
         ]
+    }
+
+    /// Of pools that keep narrow numbers.
+    fn narrow() -> impl Iterator<Item = Variant> {
+        let dtypes = [KvDtype::Bf16, KvDtype::Int8];
+        dtypes.into_iter().flat_map(|dtype| {
+            let latent = KvValues::KeyPrefix(13);
+            [KvValues::Stored, latent].map(|values| Variant {
+                values,
+                dtype,
+                ..Variant::PLAIN
+            })
+        })
     }
 
     fn shape(&self) -> KvShape {
         KvShape {
             values: self.values,
+            dtype: self.dtype,
             ..KV
         }
     }
@@ -188,11 +204,23 @@ fn exact_attention(variant: &Variant) -> Vec<f64> {
 fn attention_is_what_its_definition_says() {
     let device = CpuDevice::new(&CpuOptions::new(1)).unwrap();
     for variant in Variant::all() {
-        let found = Run::new(&device, &variant, &[0, 1, 2, 3, 4]).chunk(0, LEN, false);
         let exact = exact_attention(&variant);
-        assert_eq!(found.len(), exact.len());
-        for (found, exact) in found.iter().zip(exact) {
-            assert!((f64::from(*found) - exact).abs() < 1e-5, "{variant:?}");
+        // Results are between -1 and 1.
+        for (dtype, most) in [
+            (KvDtype::F32, 1e-5),
+            (KvDtype::Bf16, 0.005),
+            (KvDtype::Int8, 0.01),
+        ] {
+            let variant = Variant {
+                dtype,
+                ..variant.clone()
+            };
+            let found = Run::new(&device, &variant, &[0, 1, 2, 3, 4]).chunk(0, LEN, false);
+            assert_eq!(found.len(), exact.len());
+            let errors = found.iter().zip(&exact);
+            let errors = errors.map(|(found, exact)| (f64::from(*found) - exact).abs());
+            let largest = errors.fold(0.0, f64::max);
+            assert!(largest < most, "{variant:?}: {largest}");
         }
     }
 }
@@ -200,7 +228,7 @@ fn attention_is_what_its_definition_says() {
 #[test]
 fn attention_bits_do_not_depend_on_chunks_blocks_company_or_threads() {
     let reference = CpuDevice::new(&CpuOptions::new(1)).unwrap();
-    for variant in Variant::all() {
+    for variant in Variant::all().into_iter().chain(Variant::narrow()) {
         let whole = Run::new(&reference, &variant, &[0, 1, 2, 3, 4]).chunk(0, LEN, false);
         for device in devices() {
             for cuts in [
