@@ -6,6 +6,7 @@
 //! of the batch as all others.
 
 mod floats;
+pub(super) mod peak;
 #[cfg(test)]
 mod tests;
 pub(super) mod tiles;
@@ -20,6 +21,7 @@ pub(in crate::cpu) use tests::Software;
 use half::bf16;
 
 use super::columns::ColumnsMut;
+use super::peaks::Numbers;
 use tiles::{Hardware, Shape, Tiles};
 
 /// The state of tiles, in the numbers that XCR0 and Linux give it.
@@ -93,6 +95,12 @@ fn computes() -> bool {
         (0..32).map(term).sum()
     };
     (0..16).all(|m| (0..16).all(|n| bytes[m][n] == sum(m, n) && floats[m][n] == 32.0))
+}
+
+/// Multiplies in tiles; see [`super::peaks`].
+pub(super) fn multiply(numbers: Numbers, rounds: usize) -> f32 {
+    // SAFETY: an Isa with tiles is only made where they are available.
+    f32::from_bits(unsafe { peak::multiply::<Hardware>(numbers, rounds) })
 }
 
 /// `out = x w^T`, then scaled and shifted, of the columns that `op` begins with;

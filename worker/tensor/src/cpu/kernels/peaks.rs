@@ -18,8 +18,8 @@ pub(in crate::cpu) enum Numbers {
 }
 
 impl Numbers {
-    /// Multiplications of a round.
-    pub(in crate::cpu) fn a_round(self) -> usize {
+    /// Multiplications of a round in vectors.
+    pub(super) fn a_round(self) -> usize {
         let lanes = ACCUMULATORS * LANES;
         match self {
             Numbers::F32 => lanes,

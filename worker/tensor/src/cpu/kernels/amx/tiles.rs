@@ -17,6 +17,8 @@ impl Shape {
     pub(in crate::cpu) const BYTES: Shape = Shape { bytes: 32 };
     /// 32 numbers.
     pub(in crate::cpu) const BF16: Shape = Shape { bytes: 64 };
+    /// All that a tile can hold.
+    pub(super) const WHOLE: Shape = Shape { bytes: 64 };
 }
 
 /// # Safety
