@@ -104,6 +104,10 @@ impl Runner for ModelRunner {
         Ok(result)
     }
 
+    fn copy_block(&mut self, from: BlockId, to: BlockId) -> Result<(), RunError> {
+        self.model.copy_block(from.0, to.0).map_err(run_error)
+    }
+
     fn export_block(&self, block: BlockId, out: &mut Vec<u8>) -> Result<(), RunError> {
         self.model.export_block(block.0, out).map_err(run_error)
     }

@@ -24,6 +24,9 @@ pub struct BlockPool {
     blocks: Vec<Block>,
     eviction: Eviction,
     cached: FxHashMap<BlockHash, BlockId>,
+    /// Blocks that begin with the end of a prompt, by its identity: to be copied
+    /// from, as their sequences write on in them.
+    ends: FxHashMap<BlockHash, BlockId>,
     /// Blocks that lost their content and still have it, until they are
     /// written; `None`: nobody wants to know.
     evicted: Option<Vec<(BlockId, Content)>>,
@@ -36,6 +39,8 @@ struct Block {
     references: u32,
     /// Set while the block is in the cache.
     content: Option<Content>,
+    /// Set while the block is in `ends`.
+    end: Option<BlockHash>,
 }
 
 /// A cached block's identity and its predecessor's.
@@ -63,6 +68,7 @@ impl BlockPool {
             blocks: vec![Block::default(); total as usize],
             eviction: Eviction::new(total),
             cached: FxHashMap::default(),
+            ends: FxHashMap::default(),
             evicted: None,
             tier: Tier::Device,
             events: Vec::new(),
@@ -147,6 +153,9 @@ impl BlockPool {
         let id = BlockId(self.eviction.take()?);
         let block = &mut self.blocks[id.0 as usize];
         block.references = 1;
+        if let Some(end) = block.end.take() {
+            self.ends.remove(&end);
+        }
         if let Some(content) = block.content.take() {
             self.cached.remove(&content.hash);
             self.eviction.evicted(content.hash.short());
@@ -199,9 +208,32 @@ impl BlockPool {
         block
     }
 
+    /// The referenced `block` begins with the end of a prompt.
+    pub fn register_end(&mut self, block: BlockId, end: BlockHash) {
+        if self.cached.contains_key(&end) || self.blocks[block.0 as usize].end.is_some() {
+            return;
+        }
+        self.blocks[block.0 as usize].end = Some(end);
+        // The latest is likely to stay longest.
+        if let Some(earlier) = self.ends.insert(end, block) {
+            self.blocks[earlier.0 as usize].end = None;
+        }
+    }
+
+    /// A block that begins with that end of a prompt, or is all of it, whether
+    /// anybody holds it or not: what it holds is there until the block is
+    /// allocated and written.
+    pub fn find_end(&self, end: BlockHash) -> Option<BlockId> {
+        self.find(end).or_else(|| self.ends.get(&end).copied())
+    }
+
     /// The content of the referenced `block` is not what it is said to be.
     pub fn forget(&mut self, block: BlockId) {
-        if let Some(content) = self.blocks[block.0 as usize].content.take() {
+        let entry = &mut self.blocks[block.0 as usize];
+        if let Some(end) = entry.end.take() {
+            self.ends.remove(&end);
+        }
+        if let Some(content) = entry.content.take() {
             self.cached.remove(&content.hash);
             self.tell_removed(content.hash);
         }

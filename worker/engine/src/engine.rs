@@ -207,6 +207,9 @@ impl Engine {
         if plan.chunks.is_empty() {
             return Ok(StepResult::default());
         }
+        for copy in &plan.copies {
+            self.runner.copy_block(copy.from, copy.to)?;
+        }
         let result = self.runner.run(&self.scheduler.chunks(plan))?;
         check_result(plan, &result)?;
         Ok(result)

@@ -74,8 +74,8 @@ pub struct RunnerShape {
 }
 
 /// The wire form of a block's KV: `[layers][k, v][block_size][kv_heads]
-/// [head_dim]` of `dtype`, little endian; of int8 with an f32 scale after each
-/// head's numbers.
+/// [head_dim]` of `dtype`, little endian; of int8 with scales in f32 after each
+/// `[head_dim]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KvShape {
     pub layers: usize,
@@ -94,6 +94,13 @@ pub trait Runner: Send {
     /// Computes a step. Results of a sequence don't depend on what else is in
     /// the step, nor on how its tokens were cut into steps.
     fn run(&mut self, step: &Step<'_>) -> Result<StepResult, RunError>;
+
+    /// Makes block `to` what block `from` is.
+    fn copy_block(&mut self, from: BlockId, to: BlockId) -> Result<(), RunError> {
+        let mut bytes = Vec::with_capacity(self.shape().kv.block_bytes);
+        self.export_block(from, &mut bytes)?;
+        self.import_block(to, &bytes)
+    }
 
     /// Appends the wire form of `block` to `out`.
     fn export_block(&self, block: BlockId, out: &mut Vec<u8>) -> Result<(), RunError>;

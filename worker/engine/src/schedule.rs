@@ -4,13 +4,13 @@
 //! prompt never stalls running streams; prompts fill the rest chunk by chunk,
 //! first come first served, and no more of them than keeps the step within its
 //! target time. Of sequences that would compute the same block the first does,
-//! and the others go on with it. A sequence is admitted when there are blocks for
-//! all its tokens; when a running one finds no further block, the least urgent,
-//! and of those the latest arrival, yields (it gives up its blocks and later goes
-//! on from its tokens, through the prefix cache). Running ones also yield to a
-//! more urgent one that waits. Nobody overtakes the first in the queue, and a
-//! sequence yields only to earlier or more urgent ones, so of equal priority none
-//! starves.
+//! and the others go on with it, or with a copy where each writes on in it. A
+//! sequence is admitted when there are blocks for all its tokens; when a running
+//! one finds no further block, the least urgent, and of those the latest arrival,
+//! yields (it gives up its blocks and later goes on from its tokens, through the
+//! prefix cache). Running ones also yield to a more urgent one that waits. Nobody
+//! overtakes the first in the queue, and a sequence yields only to earlier or more
+//! urgent ones, so of equal priority none starves.
 
 mod admission;
 mod plan;
@@ -27,7 +27,7 @@ use crate::request::SequenceId;
 use crate::runner::{Chunk, Step};
 use crate::sequence::{Sequence, State};
 use crate::tiers::Tiers;
-pub(crate) use plan::{Plan, PlannedChunk};
+pub(crate) use plan::{BlockCopy, Plan, PlannedChunk};
 use queues::Queues;
 
 /// How much the engine takes on.

@@ -11,6 +11,7 @@ use crate::constraint::Constraint;
 use crate::pool::Pool;
 use crate::request::{Finish, KvSource, Purpose, Request, Sampled, SamplingParams, SequenceId};
 use crate::runner::BlockId;
+use crate::schedule::BlockCopy;
 use crate::tiers::Onboarding;
 
 /// Where a sequence stands.
@@ -145,18 +146,23 @@ impl Sequence {
         (!self.wants_token()).then_some(Finish::Length)
     }
 
-    /// Identities of the full blocks that may be taken from the cache: the last
-    /// token is always computed, for its logits, and so is every prompt token
-    /// before one whose logprob is due.
-    pub(crate) fn cacheable(&mut self, block_size: usize) -> &[BlockHash] {
+    /// Tokens from the first whose KV may be another's: the last token is always
+    /// computed, for its logits, and so is every prompt token before one whose
+    /// logprob is due.
+    fn reusable(&self) -> usize {
         let scores = self.sampling.prompt_logprobs.is_some() && self.next_scored < self.prompt_len;
-        let tokens = match &self.pool {
+        match &self.pool {
             Some(pool) => pool.cacheable(self.tokens.len()),
             None if scores => self.next_scored - 1,
             None => self.tokens.len() - 1,
-        };
-        self.hash_blocks(tokens / block_size, block_size);
-        &self.hashes[..tokens / block_size]
+        }
+    }
+
+    /// Identities of the full blocks that may be taken from the cache.
+    pub(crate) fn cacheable(&mut self, block_size: usize) -> &[BlockHash] {
+        let blocks = self.reusable() / block_size;
+        self.hash_blocks(blocks, block_size);
+        &self.hashes[..blocks]
     }
 
     /// Takes the blocks it was given, whose first `cached` are filled.
@@ -196,9 +202,50 @@ impl Sequence {
         self.cacheable(block_size).get(next).copied()
     }
 
-    /// KV of `tokens[..computed]` is there: makes its full blocks known.
+    /// Identity of the tokens in its last block, if only these remain to be
+    /// computed, and all but one of them may be another's.
+    pub(crate) fn end(&mut self, block_size: usize) -> Option<BlockHash> {
+        let last = self.tokens.len() - 1;
+        let due = self.computed >= last / block_size * block_size && self.computed < last;
+        (due && self.reusable() == last).then(|| self.end_of(self.tokens.len(), block_size))
+    }
+
+    /// Identity of the last ones of the first `len` tokens, those in one block.
+    fn end_of(&mut self, len: usize, block_size: usize) -> BlockHash {
+        let blocks = (len - 1) / block_size;
+        self.hash_blocks(blocks, block_size);
+        let parent = match blocks {
+            0 => BlockHash::ROOT,
+            _ => self.hashes[blocks - 1],
+        };
+        let tokens = &self.tokens[blocks * block_size..len];
+        self.scope.chain(parent, tokens)
+    }
+
+    /// Goes on with a copy of a block that begins as its last one does, if there
+    /// is one: only the last token remains to be computed.
+    pub(crate) fn copy_end(&mut self, pool: &BlockPool) -> Option<BlockCopy> {
+        let end = self.end(pool.block_size())?;
+        let from = pool.find_end(end)?;
+        let to = *self.blocks.get(self.computed / pool.block_size())?;
+        self.cached_untold += self.remaining() - 1;
+        self.computed = self.tokens.len() - 1;
+        (from != to).then_some(BlockCopy { from, to })
+    }
+
+    /// KV of `tokens[..computed]` is there: makes its full blocks known, and the
+    /// last one of its prompt.
     pub(crate) fn set_computed(&mut self, computed: usize, pool: &mut BlockPool) {
         self.computed = computed;
+        self.register_full(pool);
+        if computed == self.request_len {
+            let end = self.end_of(computed, pool.block_size());
+            pool.register_end(self.blocks[(computed - 1) / pool.block_size()], end);
+        }
+    }
+
+    fn register_full(&mut self, pool: &mut BlockPool) {
+        let computed = self.computed;
         let full = computed / pool.block_size();
         if full <= self.registered {
             return;

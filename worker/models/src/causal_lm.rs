@@ -50,6 +50,9 @@ pub trait CausalLm: Send {
     /// is computed with, and returns when all have returned.
     fn side_by_side(&self, parts: usize, work: &(dyn Fn(usize) + Sync));
 
+    /// Makes block `to` what block `from` is.
+    fn copy_block(&mut self, from: u32, to: u32) -> Result<(), DeviceError>;
+
     /// Appends the wire form of a block, as [`KvShape::block_bytes`] says it.
     fn export_block(&self, block: u32, out: &mut Vec<u8>) -> Result<(), DeviceError>;
 

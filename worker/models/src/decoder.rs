@@ -327,6 +327,10 @@ impl<D: Device, A: SelfAttention<D>> CausalLm for Decoder<D, A> {
         self.device.side_by_side(parts, work);
     }
 
+    fn copy_block(&mut self, from: u32, to: u32) -> Result<(), DeviceError> {
+        self.device.kv_copy(&mut self.pool, from, to)
+    }
+
     fn export_block(&self, block: u32, out: &mut Vec<u8>) -> Result<(), DeviceError> {
         self.device.kv_export(&self.pool, block, out)
     }

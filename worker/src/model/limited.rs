@@ -30,6 +30,10 @@ impl<R: Runner> Runner for Limited<R> {
         self.runner.run(step)
     }
 
+    fn copy_block(&mut self, from: BlockId, to: BlockId) -> Result<(), RunError> {
+        self.runner.copy_block(from, to)
+    }
+
     fn export_block(&self, block: BlockId, out: &mut Vec<u8>) -> Result<(), RunError> {
         self.runner.export_block(block, out)
     }

@@ -396,6 +396,10 @@ impl Device for CpuDevice {
         Ok(())
     }
 
+    fn kv_copy(&self, pool: &mut CpuKvPool, from: u32, to: u32) -> Result<()> {
+        pool.copy(from, to)
+    }
+
     fn kv_export(&self, pool: &CpuKvPool, block: u32, out: &mut Vec<u8>) -> Result<()> {
         pool.export(block, out)
     }

@@ -197,6 +197,9 @@ pub trait Device: Send + 'static {
         out: &mut Self::Buffer,
     ) -> Result<()>;
 
+    /// Makes block `to` what block `from` is.
+    fn kv_copy(&self, pool: &mut Self::KvPool, from: u32, to: u32) -> Result<()>;
+
     /// Appends the wire form of `block`, as [`KvShape::block_bytes`] says it.
     fn kv_export(&self, pool: &Self::KvPool, block: u32, out: &mut Vec<u8>) -> Result<()>;
 

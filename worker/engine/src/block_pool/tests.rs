@@ -301,6 +301,35 @@ impl Naive {
     }
 }
 
+#[test]
+fn ends_of_prompts_are_known_until_their_blocks_are_taken() {
+    let mut pool = BlockPool::new(4, 16);
+    let (end, full) = (BlockHash(7), BlockHash(8));
+    let (first, second) = (pool.allocate().unwrap(), pool.allocate().unwrap());
+    pool.register_end(first, end);
+    pool.register_end(second, end);
+    pool.release(&[first]);
+    assert_eq!(pool.allocate(), Some(first));
+    assert_eq!(pool.find_end(end), Some(second));
+    pool.release(&[second]);
+    assert_eq!(pool.find_end(end), Some(second));
+    assert_eq!(pool.allocate(), Some(second));
+    assert_eq!(pool.find_end(end), None);
+    // A full block stays, as long as it is cached.
+    let third = pool.allocate().unwrap();
+    let content = Content {
+        parent: BlockHash::ROOT,
+        hash: full,
+    };
+    assert_eq!(pool.register(third, content), third);
+    pool.register_end(third, full);
+    pool.release(&[third]);
+    assert_eq!(pool.find_end(full), Some(third));
+    pool.allocate().unwrap();
+    assert_eq!(pool.allocate(), Some(third));
+    assert_eq!(pool.find_end(full), None);
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Fill(Vec<BlockHash>),

@@ -5,6 +5,7 @@ use super::*;
 use crate::fixtures::*;
 use crate::request::{KvSource, Pooling, SamplingParams};
 
+mod choices;
 mod cluster;
 
 fn puppet(total_blocks: usize, change: impl FnOnce(&mut Puppet)) -> Engine {
@@ -410,7 +411,7 @@ fn status_and_report_count_what_is_to_do_and_what_was_done() {
 #[test]
 fn scopes_share_no_blocks() {
     let mut engine = engine(64);
-    for (id, salt, cached) in [(1, "a", 0), (2, "b", 0), (3, "a", 8)] {
+    for (id, salt, cached) in [(1, "a", 0), (2, "b", 0), (3, "a", 11)] {
         let scope = kvcache_index::HashScope::new("sim", salt, BLOCK_SIZE);
         let request = Request {
             scope,

@@ -7,12 +7,15 @@ use rustc_hash::FxHashSet;
 
 use crate::block_pool::BlockPool;
 use crate::request::{KvSource, Output, SequenceId};
+use crate::runner::BlockId;
 use crate::sequence::Sequence;
 
 /// What one step computes.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     pub(crate) chunks: Vec<PlannedChunk>,
+    /// To be done before any chunk is computed.
+    pub(crate) copies: Vec<BlockCopy>,
     /// What admission has to tell.
     pub(crate) outputs: Vec<Output>,
     pub(crate) prefill_tokens: usize,
@@ -26,9 +29,16 @@ pub(crate) struct Plan {
     pub(crate) longest_wait: Duration,
     /// Tokens that still fit.
     pub(super) budget: usize,
-    /// Blocks that sequences compute next: who would compute one of them too
-    /// waits for it.
+    /// Blocks, and ends of prompts, that sequences compute next: who would
+    /// compute one of them too waits for it.
     computing: FxHashSet<BlockHash>,
+}
+
+/// One block's content for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BlockCopy {
+    pub(crate) from: BlockId,
+    pub(crate) to: BlockId,
 }
 
 #[derive(Debug)]
@@ -50,10 +60,13 @@ impl Plan {
     }
 
     /// Plans a part of the sequence's prompt, unless another one is about to
-    /// compute the same: then it waits and goes on with the other's block.
+    /// compute the same: then it waits and goes on with the other's block, or
+    /// with a copy of it where both write on in it.
     pub(super) fn prefill(&mut self, sequence: &mut Sequence, pool: &mut BlockPool) {
         sequence.adopt(pool);
+        self.copies.extend(sequence.copy_end(pool));
         let next = sequence.next_block(pool.block_size());
+        let next = next.or_else(|| sequence.end(pool.block_size()));
         if next.is_none_or(|next| self.computing.insert(next)) {
             self.push(sequence);
         }

@@ -118,18 +118,20 @@ fn a_cached_prefix_is_not_computed_but_the_last_token_always_is() {
     let mut bench = Bench::new(64, budget(100));
     bench.add(request(1, prompt(1, 12), 1));
     assert_eq!(bench.chunks(), [(1, 12)]);
-    // All three blocks are cached; the last is computed again for its logits.
+    // All three blocks are cached; the last token is computed again for its
+    // logits, in a copy of its block.
     bench.add(request(2, prompt(1, 12), 1));
     let mut longer = prompt(1, 12);
     longer.extend([500, 501]);
     bench.add(request(3, longer, 1));
     let (chunks, plan) = bench.step();
-    assert_eq!(chunks, [(2, 4), (3, 2)]);
+    assert_eq!(chunks, [(2, 1), (3, 2)]);
+    assert_eq!(plan.copies.len(), 1);
     let cached = |id, cached_tokens| Output::Started {
         id: SequenceId(id),
         cached_tokens,
     };
-    assert_eq!(plan.outputs, [cached(2, 8), cached(3, 12)]);
+    assert_eq!(plan.outputs, [cached(2, 11), cached(3, 12)]);
 }
 
 #[test]
@@ -312,7 +314,10 @@ fn sequences_of_one_prompt_compute_it_once() {
     // The second and later ones wait for blocks that the first computes.
     assert_eq!(bench.chunks(), [(1, 10)]);
     assert_eq!(bench.chunks(), [(1, 10)]);
-    assert_eq!(bench.chunks(), [(1, 2), (2, 2), (3, 2), (4, 2)]);
+    assert_eq!(bench.chunks(), [(1, 2)]);
+    let (chunks, plan) = bench.step();
+    assert_eq!(chunks, [(1, 1), (2, 1), (3, 1), (4, 1)]);
+    assert_eq!((plan.prefill_tokens, plan.copies.len()), (3, 3));
     let started: Vec<usize> = (1..=4)
         .map(|id| bench.scheduler.get(SequenceId(id)).unwrap().blocks.len())
         .collect();

@@ -60,6 +60,7 @@ fn run(files: &ModelFiles) {
     let options = LoadOptions {
         cpu: CpuOptions::new(1),
         quantize: None,
+        kv_dtype: models::KvDtype::F32,
         block_size: 16,
         total_blocks: 4,
     };

@@ -130,9 +130,20 @@ impl Kernels {
         blocks::product(self.0, op, x, out);
     }
 
+    /// Multiplications of a round of [`Kernels::multiply`].
+    pub(super) fn a_round(self, numbers: Numbers) -> usize {
+        match (self.0, numbers) {
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Amx, Numbers::Bf16 | Numbers::Bytes) => amx::peak::a_round(numbers),
+            _ => numbers.a_round(),
+        }
+    }
+
     /// Multiplies in registers for so many rounds of [`peaks`].
     pub(super) fn multiply(self, numbers: Numbers, rounds: usize) -> f32 {
         match numbers {
+            #[cfg(target_arch = "x86_64")]
+            Numbers::Bf16 | Numbers::Bytes if self.0 == Isa::Amx => amx::multiply(numbers, rounds),
             Numbers::Bytes => blocks::multiply(self.0, rounds),
             floats => dispatch!(
                 self.0,

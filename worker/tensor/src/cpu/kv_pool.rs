@@ -202,6 +202,28 @@ impl CpuKvPool {
         }
     }
 
+    /// Makes block `to` what block `from` is.
+    pub(super) fn copy(&mut self, from: u32, to: u32) -> Result<(), DeviceError> {
+        let s = &self.shape;
+        for block in [from, to] {
+            DeviceError::in_range("block", block as usize, s.total_blocks)?;
+        }
+        let vectors = s.kv_heads * s.block_size;
+        let numbers = vectors * s.head_dim * s.dtype.size();
+        for plane in 0..s.layers * s.planes() {
+            let block = |block: u32| (plane * s.total_blocks + block as usize) * numbers;
+            let from = block(from);
+            self.numbers.copy_within(from..from + numbers, block(to));
+        }
+        let scales = self.scales.len() / (s.total_blocks * vectors);
+        for plane in 0..scales {
+            let block = |block: u32| (plane * s.total_blocks + block as usize) * vectors;
+            let from = block(from);
+            self.scales.copy_within(from..from + vectors, block(to));
+        }
+        Ok(())
+    }
+
     /// Appends a block's wire form.
     pub(super) fn export(&self, block: u32, out: &mut Vec<u8>) -> Result<(), DeviceError> {
         DeviceError::in_range("block", block as usize, self.shape.total_blocks)?;

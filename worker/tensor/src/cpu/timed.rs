@@ -261,6 +261,10 @@ impl Device for Timed {
             .time(Operation::Rows, || self.device.gather(x, cols, inputs, out))
     }
 
+    fn kv_copy(&self, pool: &mut CpuKvPool, from: u32, to: u32) -> Result<()> {
+        self.device.kv_copy(pool, from, to)
+    }
+
     fn kv_export(&self, pool: &CpuKvPool, block: u32, out: &mut Vec<u8>) -> Result<()> {
         self.device.kv_export(pool, block, out)
     }

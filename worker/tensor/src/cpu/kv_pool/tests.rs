@@ -50,6 +50,10 @@ fn a_block_comes_out_as_it_went_in() {
         pool.export(3, &mut out).unwrap();
         assert_eq!(out[0], 9);
         assert_eq!(out[1..], wire, "{shape:?}");
+        pool.copy(3, 1).unwrap();
+        out.clear();
+        pool.export(1, &mut out).unwrap();
+        assert_eq!(out, wire, "{shape:?}");
         out.clear();
         pool.export(2, &mut out).unwrap();
         assert!(out.iter().all(|&byte| byte == 0));
@@ -183,6 +187,7 @@ fn refuses_other_lengths_and_blocks_that_are_not_there() {
     assert!(pool.import(0, &wire()[1..]).is_err());
     assert!(pool.import(5, &wire()).is_err());
     assert!(pool.export(5, &mut Vec::new()).is_err());
+    assert!(pool.copy(0, 5).is_err() && pool.copy(5, 0).is_err());
 }
 
 #[test]
