@@ -10,6 +10,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use kvcache_index::{KvEvent, WorkerSlot};
+use router::cluster::lock;
 use router::cluster::view::{Excluded, Member, Report, View};
 use router::plan::{Ask, Policy, PolicyName, Role};
 
@@ -108,7 +109,7 @@ fn hashes(prefix: u64, blocks: usize) -> Vec<u64> {
 
 fn decide(view: &Mutex<(View, Box<dyn Policy>)>, blocks: usize, caller: usize) -> Vec<Duration> {
     let mut times = Vec::with_capacity(DECISIONS / CALLERS);
-    let index = view.lock().expect("no caller panics").0.index().clone();
+    let index = lock(view).0.index().clone();
     let mut random = caller as u64;
     for _ in 0..DECISIONS / CALLERS {
         random = random
@@ -130,7 +131,7 @@ fn decide(view: &Mutex<(View, Box<dyn Policy>)>, blocks: usize, caller: usize) -
         let begun = Instant::now();
         let overlaps = index.overlaps(&hashes, Duration::ZERO);
         let placed = {
-            let mut locked = view.lock().expect("no caller panics");
+            let mut locked = lock(view);
             let (view, policy) = &mut *locked;
             let candidates = view.candidates(0, &ask, &overlaps, &Excluded::new());
             let choice = policy.place(&ask, candidates).expect("there are workers");
@@ -138,8 +139,7 @@ fn decide(view: &Mutex<(View, Box<dyn Policy>)>, blocks: usize, caller: usize) -
         };
         placed.predict(&index, &ask);
         times.push(begun.elapsed());
-        let mut locked = view.lock().expect("no caller panics");
-        locked.0.release(placed.booking);
+        lock(view).0.release(placed.booking);
     }
     times
 }

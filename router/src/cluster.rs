@@ -12,12 +12,13 @@ mod explanation;
 pub(crate) mod fake;
 pub mod health;
 mod link;
+mod lock;
 mod members;
 mod state;
 pub mod view;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use kvcache_index::{HashScope, Overlaps, PrefixIndex, WorkerSlot};
@@ -30,6 +31,7 @@ pub use booking::Booking;
 pub use client::{Answers, DecodeEvent, PrefillEvent, Ticket, Work, WorkerClient};
 pub use explanation::Explanation;
 pub use link::Config;
+pub use lock::lock;
 pub use members::watch;
 pub use state::WorkerRef;
 pub use view::Excluded;
@@ -337,11 +339,11 @@ impl Cluster {
     }
 
     fn health(&self) -> MutexGuard<'_, Health> {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.health)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -137,8 +137,9 @@ pub struct Parts {
 
 impl Parts {
     pub fn of(ask: &Ask<'_>, candidates: &[Candidate]) -> Parts {
-        let decoders = candidates.iter().any(|it| it.role != Role::Prefill);
-        let prefillers = candidates.iter().any(|it| it.role == Role::Prefill);
+        let prefillers = candidates.iter().filter(|it| it.role == Role::Prefill);
+        let prefillers = prefillers.count();
+        let (decoders, prefillers) = (prefillers < candidates.len(), prefillers > 0);
         Parts {
             decoders,
             split: ask.may_split && decoders && prefillers,

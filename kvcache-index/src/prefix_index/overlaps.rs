@@ -113,15 +113,14 @@ impl Overlaps {
         if worker == NOBODY || holder.is_expired(of.now) {
             return;
         }
-        // In its place first: a copy of what was just written in parts stalls.
+        let best = holder.best_kind();
+        // Each by itself: a copy of what was just written in parts stalls.
+        let of_kind = |kind| if kind == best { of.blocks } else { 0 };
         self.found.push(Overlap {
             worker: WorkerSlot(worker),
-            blocks: 0,
-            kinds: [0; KINDS],
+            blocks: of.blocks,
+            kinds: std::array::from_fn(of_kind),
         });
-        if let Some(overlap) = self.found.last_mut() {
-            overlap.count(holder, of.blocks);
-        }
         self.lanes.push(holder.lane());
     }
 

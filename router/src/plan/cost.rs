@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::{Ask, Candidate, Choice, Parts, Policy};
+use super::{Ask, Candidate, Choice, Load, Parts, Policy};
 
 /// Rates assumed while no worker has reported any.
 const UNKNOWN_PREFILL_MS: f64 = 0.1;
@@ -89,7 +89,7 @@ impl Policy for CostPolicy {
             if !costs.parts.decodes(candidate) {
                 continue;
             }
-            if costs.computes_alone(candidate) {
+            if costs.computes_alone(candidate) && costs.at_least(candidate) <= alone.limit() {
                 alone.offer(at, costs.undivided(candidate).total());
             }
             if costs.sends_for(candidate) {
@@ -130,6 +130,11 @@ impl Cheapest {
 
     fn cost(&self) -> f64 {
         self.least.map_or(f64::INFINITY, |(_, cost)| cost)
+    }
+
+    /// What costs more need not be offered.
+    fn limit(&self) -> f64 {
+        self.cost() + SAME_MS
     }
 
     fn offer(&mut self, at: usize, cost: f64) {
@@ -206,18 +211,22 @@ struct Costs<'a> {
 
 impl<'a> Costs<'a> {
     fn new(ask: &'a Ask<'a>, candidates: &[Candidate]) -> Costs<'a> {
-        let (mut rates, mut steps) = (Mean::default(), Mean::default());
-        for candidate in candidates {
-            rates.count(candidate.load.prefill_ms);
-            steps.count(candidate.load.step_ms);
-        }
-        let (rate, step) = (rates.value(), steps.value());
+        let is_known = |it: &Candidate| it.load.prefill_ms > 0.0 && it.load.step_ms > 0.0;
+        // Of no use where all are known, and then not worth another look at each.
+        let means = match candidates.iter().all(is_known) {
+            true => (None, None),
+            false => (
+                mean(candidates, |load| load.prefill_ms),
+                mean(candidates, |load| load.step_ms),
+            ),
+        };
         Costs {
             ask,
             parts: Parts::of(ask, candidates),
-            are_known: rate.is_some() && step.is_some(),
-            prefill_ms: rate.unwrap_or(UNKNOWN_PREFILL_MS),
-            step_ms: step.unwrap_or(UNKNOWN_STEP_MS),
+            are_known: candidates.first().is_some_and(is_known)
+                || (means.0.is_some() && means.1.is_some()),
+            prefill_ms: means.0.unwrap_or(UNKNOWN_PREFILL_MS),
+            step_ms: means.1.unwrap_or(UNKNOWN_STEP_MS),
             first_token_ms: ask.first_token.map_or(f64::INFINITY, in_ms),
             inter_token_ms: ask.inter_token.map_or(f64::INFINITY, in_ms),
         }
@@ -246,6 +255,12 @@ impl<'a> Costs<'a> {
     /// Whether `worker`, which decodes, may have the prompt computed elsewhere.
     fn sends_for(&self, worker: &Candidate) -> bool {
         !self.parts.computes_alone(self.ask, worker)
+    }
+
+    /// Less than [`Costs::undivided`], and sooner known.
+    fn at_least(&self, worker: &Candidate) -> f64 {
+        let first_token = self.queue(worker) + (1.0 + OTHERS) * self.prefill(worker);
+        first_token + STREAM * self.inter_token_ms(worker)
     }
 
     /// One worker does all. Its running sequences pause while it computes the
@@ -316,7 +331,7 @@ impl<'a> Costs<'a> {
     /// What waits there drains as it lately did, which is slower than prefill
     /// where sequences wait for memory.
     fn queue(&self, worker: &Candidate) -> f64 {
-        f64::from(worker.load.queued_tokens) * worker.load.drain_ms.max(self.prefill_ms(worker))
+        f64::from(worker.load.queued_tokens) * larger(worker.load.drain_ms, self.prefill_ms(worker))
     }
 
     /// Blocks that are missing come free about one a step. A worker that has not
@@ -350,7 +365,7 @@ impl<'a> Costs<'a> {
     fn inter_token_ms(&self, worker: &Candidate) -> f64 {
         let step = self.step_ms(worker);
         match running(worker) > 0 {
-            true => step.max(worker.load.inter_token_ms),
+            true => larger(worker.load.inter_token_ms, step),
             false => step,
         }
     }
@@ -390,25 +405,19 @@ fn in_ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
+/// Of two numbers, neither of which is NaN, which makes it fast.
+fn larger(a: f64, b: f64) -> f64 {
+    if a > b { a } else { b }
+}
+
 /// A time that was reported; `None` if there is none yet.
 fn known(ms: f64) -> Option<f64> {
     (ms > 0.0).then_some(ms)
 }
 
-/// Of the values that are known.
-#[derive(Default)]
-struct Mean {
-    sum: f64,
-    count: u32,
-}
-
-impl Mean {
-    fn count(&mut self, ms: f64) {
-        self.sum += known(ms).unwrap_or(0.0);
-        self.count += u32::from(ms > 0.0);
-    }
-
-    fn value(&self) -> Option<f64> {
-        (self.count > 0).then(|| self.sum / f64::from(self.count))
-    }
+/// Of the times that are known.
+fn mean(candidates: &[Candidate], of: impl Fn(&Load) -> f64) -> Option<f64> {
+    let times = candidates.iter().filter_map(|it| known(of(&it.load)));
+    let (sum, count) = times.fold((0.0, 0u32), |(sum, count), it| (sum + it, count + 1));
+    (count > 0).then(|| sum / f64::from(count))
 }
