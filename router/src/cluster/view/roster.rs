@@ -114,3 +114,127 @@ impl Roster {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use kvcache_index::KvEvent;
+    use proptest::prelude::*;
+
+    use super::super::{Member, Report, View};
+    use super::*;
+    use crate::plan::Role;
+
+    const ASK: Ask<'_> = Ask {
+        prompt_tokens: 40,
+        max_tokens: 10,
+        first_token: None,
+        inter_token: None,
+        block_size: 16,
+        may_split: false,
+        hashes: &[7, 8],
+        session: None,
+        now: Duration::ZERO,
+        random: 0,
+    };
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Join { model: u32 },
+        Remove,
+        Available(bool),
+        Report(u32),
+        Hold,
+    }
+
+    fn op() -> impl Strategy<Value = (u32, Op)> {
+        let op = prop_oneof![
+            (0..2u32).prop_map(|model| Op::Join { model }),
+            Just(Op::Remove),
+            any::<bool>().prop_map(Op::Available),
+            (0..9u32).prop_map(Op::Report),
+            Just(Op::Hold),
+        ];
+        (0..5u32, op)
+    }
+
+    /// A worker, kept the simple way.
+    #[derive(Clone, Copy, Default)]
+    struct Naive {
+        epoch: u64,
+        model: u32,
+        available: bool,
+        sequences: u32,
+        cached_tokens: usize,
+    }
+
+    fn apply(view: &mut View, naive: &mut BTreeMap<u32, Naive>, (slot, op): (u32, Op), epoch: u64) {
+        let worker = WorkerSlot(slot);
+        match op {
+            Op::Join { model } => {
+                let role = Role::Both;
+                view.join(worker, Member { epoch, role, model });
+                let fresh = Naive {
+                    epoch,
+                    model,
+                    ..Naive::default()
+                };
+                naive.insert(slot, fresh);
+            }
+            Op::Remove => {
+                view.remove(worker);
+                naive.remove(&slot);
+            }
+            Op::Available(available) => {
+                view.set_available(worker, available);
+                naive.entry(slot).and_modify(|it| it.available = available);
+            }
+            Op::Report(sequences) => {
+                let report = Report {
+                    sequences,
+                    ..Report::default()
+                };
+                view.report(worker, report, Duration::ZERO);
+                naive.entry(slot).and_modify(|it| it.sequences = sequences);
+            }
+            Op::Hold => {
+                if let Some(held) = naive.get_mut(&slot) {
+                    view.index().apply(worker, &KvEvent::stored(0, vec![7]));
+                    held.cached_tokens = 16;
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn candidates_are_those_that_take_work_as_they_are_now(
+            ops in prop::collection::vec(op(), 1..60),
+            out in 0..5u32,
+        ) {
+            let (mut view, mut naive) = (View::default(), BTreeMap::new());
+            for (epoch, op) in (1..).zip(ops) {
+                apply(&mut view, &mut naive, op, epoch);
+                let overlaps = view.index().overlaps(ASK.hashes, ASK.now);
+                let epoch = naive.get(&out).map_or(0, |it| it.epoch);
+                for (model, excluded) in [(0, vec![]), (1, vec![(WorkerSlot(out), epoch)])] {
+                    let found = view.candidates(model, &ASK, &overlaps, &excluded).iter();
+                    let found: Vec<_> = found
+                        .map(|it| (it.worker.0, it.load.sequences, it.cached_tokens))
+                        .collect();
+                    let takes = |(slot, it): &(&u32, &Naive)| {
+                        let is_out = !excluded.is_empty() && **slot == out;
+                        it.available && it.model == model && !is_out
+                    };
+                    let expected = naive.iter().filter(takes);
+                    let expected: Vec<_> = expected
+                        .map(|(slot, it)| (*slot, it.sequences, it.cached_tokens))
+                        .collect();
+                    prop_assert_eq!(found, expected);
+                }
+            }
+        }
+    }
+}
