@@ -15,6 +15,10 @@ use engine::{
 };
 use models::{Batch, BatchSequence, CausalLm, DeviceError};
 
+/// Logits of a step from which on its tokens are drawn side by side: fewer are
+/// drawn sooner than other threads have taken their part.
+const SIDE_BY_SIDE: usize = 1 << 17;
+
 /// Runs steps on a model.
 pub struct ModelRunner {
     model: Box<dyn CausalLm>,
@@ -26,6 +30,8 @@ pub struct ModelRunner {
     states: Vec<f32>,
     /// What the last step's chunks might draw, where they are constrained.
     masks: Vec<TokenMask>,
+    /// [`SIDE_BY_SIDE`], but in tests.
+    side_by_side: usize,
 }
 
 impl ModelRunner {
@@ -52,6 +58,7 @@ impl ModelRunner {
             logits: Vec::new(),
             states: Vec::new(),
             masks: Vec::new(),
+            side_by_side: SIDE_BY_SIDE,
         })
     }
 }
@@ -67,6 +74,7 @@ impl Runner for ModelRunner {
         self.model
             .forward_with_hidden(&self.batch.view(), self.batch.pooled.len(), out)
             .map_err(run_error)?;
+        let logits = self.logits.len();
         let mut rows = self.logits.chunks_mut(self.shape.vocab_size);
         let mut result = StepResult::default();
         let masks = self.masks.len().max(step.chunks.len());
@@ -82,10 +90,14 @@ impl Runner for ModelRunner {
             draws.push((chunk, logits, mask));
         }
         let eos = &self.shape.eos_token_ids;
-        let drawn = side_by_side(&*self.model, draws, |(chunk, logits, mask)| {
+        let draw = |(chunk, logits, mask): (&Chunk<'_>, Option<&mut [f32]>, &mut TokenMask)| {
             let drawn = logits.map(|logits| draw(chunk, logits, eos, mask));
             drawn.transpose()
-        });
+        };
+        let drawn: Vec<_> = match logits >= self.side_by_side {
+            true => side_by_side(&*self.model, draws, draw),
+            false => draws.into_iter().map(draw).collect(),
+        };
         for (index, drawn) in drawn.into_iter().enumerate() {
             result.sampled.push(drawn.unwrap_or_else(|violation| {
                 result.violations.push((index, violation));

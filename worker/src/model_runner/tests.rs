@@ -244,6 +244,7 @@ fn sequences_drawn_side_by_side_get_what_each_would_get_alone() {
         ..chunk(&prompt, 0, 37, blocks)
     };
     let mut runner = ModelRunner::new(model_on(3)).unwrap();
+    runner.side_by_side = 0;
     for those in [0..4, 1..5] {
         let together = those
             .clone()
