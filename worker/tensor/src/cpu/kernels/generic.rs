@@ -138,6 +138,9 @@ pub(super) unsafe fn dots<L: Lanes, P: Terms, const T: usize, const R: usize>(
             let mut weights = [P::no_weights::<L>(); R];
             for r in 0..R {
                 weights[r] = P::load_w::<L>(w_at(r));
+                // What the next tile reads: rows are too short for the
+                // processor to see where they go on.
+                L::prefetch(w_at(r).wrapping_add(R * apart * P::W_SIZE));
             }
             for t in 0..T {
                 let x = P::load_x::<L>(x_at(t));

@@ -41,6 +41,9 @@ pub(super) trait Lanes: Copy {
     unsafe fn sum(self) -> f32;
     /// The largest number; any, if one is NaN.
     unsafe fn largest(self) -> f32;
+    /// Asks for a cache line, which need not be in memory that exists, in the
+    /// second-level cache: the first can wait for fewer at a time.
+    unsafe fn prefetch(p: *const u8);
 }
 
 /// How numbers in memory become lanes.
@@ -309,4 +312,7 @@ impl Lanes for Portable {
     unsafe fn largest(self) -> f32 {
         self.0.into_iter().fold(f32::NEG_INFINITY, f32::max)
     }
+
+    #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
 }

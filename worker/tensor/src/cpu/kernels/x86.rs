@@ -162,6 +162,11 @@ impl Lanes for Avx2 {
     unsafe fn largest(self) -> f32 {
         unsafe { largest_8(_mm256_max_ps(self.0, self.1)) }
     }
+
+    #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
 }
 
 /// With or without dot products of bf16.
@@ -260,5 +265,10 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
             let high = _mm512_extractf32x8_ps::<1>(self.0);
             largest_8(_mm256_max_ps(low, high))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
 }

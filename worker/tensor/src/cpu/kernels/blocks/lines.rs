@@ -38,7 +38,7 @@ pub(super) trait Lines {
     unsafe fn load_u8(bytes: *const u8) -> Self::Floats;
     /// 16 signed bytes.
     unsafe fn load_i8(bytes: *const u8) -> Self::Floats;
-    /// Asks for a cache line that need not be in memory that exists.
+    /// As [`Lanes::prefetch`].
     unsafe fn prefetch(p: *const u8);
 }
 

@@ -16,9 +16,13 @@ use crate::cpu::matrix::activations::{Quantized, TokenGroup};
 
 /// Weights that stay in the second-level cache while tokens pass.
 const STRIP_BYTES: usize = 256 * 1024;
+
 /// How far ahead weights are asked for: a single packed stream is too slow for
-/// the processor's own prefetching to keep memory busy.
-const AHEAD: usize = 4096;
+/// the processor's own prefetching to keep memory busy. With few tokens weights
+/// pass fast, and memory is busy with little.
+const fn ahead(tokens: usize) -> usize {
+    if tokens <= 2 { 2048 } else { 16384 }
+}
 
 /// Computes all groups of rows of `out`, MANY tokens at once and the rest in
 /// smaller tiles.
@@ -69,9 +73,9 @@ unsafe fn tile<L: Lines, Q: Quants, const M: usize>(
             let run = scales.add(Q::LAYOUT.scale_at(block));
             let head = scales.add(Q::LAYOUT.head_at(block));
             for line in 0..Q::LINES {
-                L::prefetch(lines.add(line).cast::<u8>().wrapping_add(AHEAD));
+                L::prefetch(lines.add(line).cast::<u8>().wrapping_add(ahead(M)));
             }
-            L::prefetch(run.wrapping_add(AHEAD / (2 * Q::LINES)));
+            L::prefetch(run.wrapping_add(ahead(M) / (2 * Q::LINES)));
             let x_scales = x.scales.as_ptr().add(block * M);
             for part in 0..Q::PARTS {
                 let ints = dots::<L, Q, M>(lines, x, block, part);
