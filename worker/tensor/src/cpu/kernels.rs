@@ -274,7 +274,8 @@ macro_rules! entry_points {
 
         $(#[$attribute])*
         unsafe fn $quantize(group: &mut GroupMut<'_>) {
-            group.fill();
+            // SAFETY: the caller's contract is the callee's.
+            group.fill(|numbers| unsafe { generic::quantize::<$lanes>(numbers) });
         }
 
         $(#[$attribute])*

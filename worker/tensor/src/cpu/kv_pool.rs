@@ -4,7 +4,8 @@
 mod tests;
 
 use super::kernels::attend::{Keys, Scales};
-use super::matrix::activations::{round, round_to_bf16};
+use super::math::round;
+use super::matrix::activations::round_to_bf16;
 use crate::error::DeviceError;
 use crate::kv_shape::{KvDtype, KvShape, KvValues};
 

@@ -1,8 +1,16 @@
 //! Elementary functions whose bits don't depend on the machine or its libm:
 //! plain multiplications and additions, which compilers vectorise.
 
-/// Adding and subtracting it rounds to an integer.
-const ROUND: f32 = 12_582_912.0;
+/// Adding it rounds to an integer, of magnitudes up to 2^22, as its last place
+/// is 1; ties go to even.
+pub(super) const ROUND: f32 = 12_582_912.0;
+
+/// To the nearest integer from -127 to 127, ties to even; NaN becomes any.
+#[inline(always)]
+pub(super) fn round(x: f32) -> i32 {
+    let x = x.clamp(-127.0, 127.0);
+    ((x + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32)
+}
 
 /// e^x with at most 2 ulp of error; beyond the range of normal f32 it stays at
 /// the range's end. (Coefficients: Cephes' expf, Moshier 1989.)

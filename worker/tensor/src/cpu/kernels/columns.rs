@@ -60,13 +60,24 @@ impl<'a> ColumnsMut<'a> {
         self.rows
     }
 
+    /// Where a row's number of a column lies; those of the columns after it
+    /// follow.
+    ///
+    /// # Safety
+    /// `row < rows` and `column < width`.
+    #[inline(always)]
+    pub(super) unsafe fn at(&mut self, row: usize, column: usize) -> *mut f32 {
+        debug_assert!(row < self.rows && column < self.width);
+        // SAFETY: inside the matrix.
+        unsafe { self.base.add(row * self.stride + self.first + column) }
+    }
+
     /// # Safety
     /// `row < rows` and `column < width`.
     #[inline(always)]
     pub(super) unsafe fn write(&mut self, row: usize, column: usize, value: f32) {
-        debug_assert!(row < self.rows && column < self.width);
         // SAFETY: inside the matrix, and in a column that is held here alone.
-        unsafe { *self.base.add(row * self.stride + self.first + column) = value }
+        unsafe { *self.at(row, column) = value }
     }
 }
 

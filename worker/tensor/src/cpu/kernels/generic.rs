@@ -12,7 +12,8 @@
 
 use super::FloatProduct;
 use super::columns::ColumnsMut;
-use super::lanes::{F32, Lanes, Terms, Widened};
+use super::lanes::{F32, LANES, Lanes, Terms, Widened};
+use crate::cpu::matrix::activations::BLOCK;
 
 /// Rows of weights whose bytes stay in the second-level cache while tokens pass.
 const STRIP_BYTES: usize = 256 * 1024;
@@ -205,4 +206,25 @@ fn at<P: Terms>(
 pub(super) unsafe fn dot<L: Lanes>(x: &[f32], y: &[f32]) -> f32 {
     let y = (y.as_ptr().cast(), y.len());
     unsafe { dots::<L, Widened<F32>, 1, 1>(x.len(), x.as_ptr().cast(), y)[0][0] }
+}
+
+/// A block of activations as bytes, and what these are to be multiplied with:
+/// the largest magnitude is 127.
+#[inline(always)]
+pub(super) unsafe fn quantize<L: Lanes>(numbers: &[f32; BLOCK]) -> ([i8; BLOCK], f32) {
+    let vectors = numbers.as_chunks::<LANES>().0.iter();
+    let vectors = vectors.map(|numbers| unsafe { L::load_f32(numbers.as_ptr().cast()) });
+    let mut bytes = [0; BLOCK];
+    unsafe {
+        let zeros = L::splat(0.0);
+        let largest = vectors.clone().fold(zeros, |sum, it| sum.or_magnitude(it));
+        let scale = largest.largest() / 127.0;
+        let inverse = if scale > 0.0 { scale.recip() } else { 0.0 };
+        for (numbers, bytes) in vectors.zip(bytes.as_chunks_mut::<LANES>().0) {
+            numbers
+                .mul(L::splat(inverse))
+                .store_rounded(bytes.as_mut_ptr());
+        }
+        (bytes, scale)
+    }
 }

@@ -7,6 +7,7 @@
 
 use half::{bf16, f16};
 
+use crate::cpu::math::round;
 use crate::encoding::f8_to_f32;
 
 /// Numbers in a vector.
@@ -41,6 +42,11 @@ pub(super) trait Lanes: Copy {
     unsafe fn sum(self) -> f32;
     /// The largest number; any, if one is NaN.
     unsafe fn largest(self) -> f32;
+    /// The larger of each number and the other's magnitude; the number, if the
+    /// other is NaN.
+    unsafe fn or_magnitude(self, other: Self) -> Self;
+    /// Writes what [`round`] makes of each number as bytes.
+    unsafe fn store_rounded(self, p: *mut i8);
     /// Asks for a cache line, which need not be in memory that exists, in the
     /// second-level cache: the first can wait for fewer at a time.
     unsafe fn prefetch(p: *const u8);
@@ -311,6 +317,20 @@ impl Lanes for Portable {
     #[inline(always)]
     unsafe fn largest(self) -> f32 {
         self.0.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+
+    #[inline(always)]
+    unsafe fn or_magnitude(mut self, other: Self) -> Self {
+        for i in 0..LANES {
+            self.0[i] = self.0[i].max(other.0[i].abs());
+        }
+        self
+    }
+
+    #[inline(always)]
+    unsafe fn store_rounded(self, p: *mut i8) {
+        let bytes = self.0.map(|x| round(x) as i8);
+        unsafe { p.cast::<[i8; LANES]>().write_unaligned(bytes) }
     }
 
     #[inline(always)]

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::attend::{Keys, Query, Scales, Tile};
 use super::*;
+use crate::cpu::compute::On;
 use crate::cpu::testing::numbers;
 
 /// How a tile's keys and values are kept.
@@ -198,6 +199,38 @@ proptest! {
         let oracle = Kernels(Isa::Portable).dot(&x, &y);
         for kernels in Kernels::all() {
             prop_assert_eq!(kernels.dot(&x, &y), oracle, "{:?}", kernels);
+        }
+    }
+}
+
+#[test]
+fn blocks_are_quantised_alike_whatever_they_hold() {
+    let mut block: [f32; 32] = numbers(9, 32).try_into().unwrap();
+    let quantise = |kernels: Kernels, block: &[f32; 32]| {
+        let on = On {
+            kernels,
+            pool: None,
+        };
+        let form = blocks::form(Isa::Avx512, blocks::BlockLayout::Q4, 1);
+        let quantized = Quantized::new(block, 32, form, on);
+        let group = quantized.groups().next().unwrap();
+        (group.quants.to_vec(), group.scales[0].to_bits())
+    };
+    // A tie, what rounds down and up, and what is no number.
+    for odd in [
+        0.5,
+        0.499,
+        1.5,
+        -2.5,
+        f32::NAN,
+        f32::INFINITY,
+        -f32::INFINITY,
+    ] {
+        block[3] = odd;
+        block[20] = -127.0;
+        let expected = quantise(Kernels(Isa::Portable), &block);
+        for kernels in Kernels::all() {
+            assert_eq!(quantise(kernels, &block), expected, "{odd} by {kernels:?}");
         }
     }
 }

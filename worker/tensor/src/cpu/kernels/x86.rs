@@ -6,6 +6,7 @@
 use std::arch::x86_64::*;
 
 use super::lanes::Lanes;
+use crate::cpu::math::ROUND;
 
 #[inline(always)]
 unsafe fn sum_8(v: __m256) -> f32 {
@@ -164,6 +165,39 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn or_magnitude(self, other: Self) -> Self {
+        unsafe {
+            // A maximum is its second operand where one is NaN.
+            let or = |a, b| _mm256_max_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0), b), a);
+            Avx2(or(self.0, other.0), or(self.1, other.1))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_rounded(self, p: *mut i8) {
+        unsafe {
+            let rounded = |x| {
+                // As of a maximum: NaN stays NaN.
+                let x = _mm256_min_ps(_mm256_set1_ps(127.0), x);
+                let x = _mm256_max_ps(_mm256_set1_ps(-127.0), x);
+                let sum = _mm256_castps_si256(_mm256_add_ps(x, _mm256_set1_ps(ROUND)));
+                // The lowest bytes of what is left when ROUND's bits are taken off.
+                let bytes = _mm256_set1_epi64x(0x0c08_0400);
+                _mm256_shuffle_epi8(
+                    _mm256_sub_epi32(sum, _mm256_set1_epi32(ROUND.to_bits() as i32)),
+                    bytes,
+                )
+            };
+            let four = |v: __m256i| {
+                let low = _mm_cvtsi128_si32(_mm256_castsi256_si128(v));
+                [low, _mm_cvtsi128_si32(_mm256_extracti128_si256::<1>(v))]
+            };
+            let fours = [four(rounded(self.0)), four(rounded(self.1))];
+            p.cast::<[[i32; 2]; 2]>().write_unaligned(fours);
+        }
+    }
+
+    #[inline(always)]
     unsafe fn prefetch(p: *const u8) {
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
@@ -264,6 +298,24 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
             let low = _mm512_castps512_ps256(self.0);
             let high = _mm512_extractf32x8_ps::<1>(self.0);
             largest_8(_mm256_max_ps(low, high))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn or_magnitude(self, other: Self) -> Self {
+        // A maximum is its second operand where one is NaN.
+        unsafe { Avx512(_mm512_max_ps(_mm512_abs_ps(other.0), self.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_rounded(self, p: *mut i8) {
+        unsafe {
+            // As of a maximum: NaN stays NaN.
+            let x = _mm512_min_ps(_mm512_set1_ps(127.0), self.0);
+            let x = _mm512_max_ps(_mm512_set1_ps(-127.0), x);
+            let sum = _mm512_castps_si512(_mm512_add_ps(x, _mm512_set1_ps(ROUND)));
+            let left = _mm512_sub_epi32(sum, _mm512_set1_epi32(ROUND.to_bits() as i32));
+            _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(left));
         }
     }
 

@@ -7,11 +7,9 @@ use half::bf16;
 use crate::cpu::compute::On;
 
 /// Numbers of a row that share a scale.
-const BLOCK: usize = 32;
+pub(in crate::cpu) const BLOCK: usize = 32;
 /// Steps of 4 numbers in it.
 const STEPS: usize = BLOCK / 4;
-/// Numbers of a vector register.
-const LANES: usize = 16;
 /// Numbers that are worth waking other threads.
 const PARALLEL_NUMBERS: usize = 1 << 15;
 
@@ -156,26 +154,25 @@ pub(in crate::cpu) struct GroupMut<'a> {
 }
 
 impl GroupMut<'_> {
-    /// Inlined into a function of each instruction set: the same operations on
-    /// wider vectors.
+    /// Inlined into a function of each instruction set, whose `quantize` makes
+    /// bytes and their scale of a block.
     #[inline(always)]
-    pub(in crate::cpu) fn fill(&mut self) {
+    pub(in crate::cpu) fn fill(&mut self, quantize: impl Fn(&[f32; BLOCK]) -> ([i8; BLOCK], f32)) {
         for (t, row) in self.x.chunks(self.k).enumerate() {
             let (whole, rest) = row.as_chunks::<BLOCK>();
             for (block, numbers) in whole.iter().enumerate() {
-                self.set(t, block, numbers);
+                self.set(t, block, quantize(numbers));
             }
             if !rest.is_empty() {
                 let mut padded = [0.0; BLOCK];
                 padded[..rest.len()].copy_from_slice(rest);
-                self.set(t, whole.len(), &padded);
+                self.set(t, whole.len(), quantize(&padded));
             }
         }
     }
 
     #[inline(always)]
-    fn set(&mut self, t: usize, block: usize, numbers: &[f32; BLOCK]) {
-        let (quants, scale) = quantize(numbers);
+    fn set(&mut self, t: usize, block: usize, (quants, scale): ([i8; BLOCK], f32)) {
         let steps = quants.as_chunks::<4>().0;
         if self.form.rows {
             let row = t * (self.quants.len() / self.len);
@@ -222,33 +219,6 @@ fn group_sizes(tokens: usize, form: Form) -> impl Iterator<Item = (usize, usize)
         first += len;
         Some((first - len, len))
     })
-}
-
-#[inline(always)]
-fn quantize(numbers: &[f32; BLOCK]) -> ([i8; BLOCK], f32) {
-    let mut largest = [0.0f32; LANES];
-    for numbers in numbers.as_chunks::<LANES>().0 {
-        for (largest, x) in largest.iter_mut().zip(numbers) {
-            *largest = largest.max(x.abs());
-        }
-    }
-    for half in [8, 4, 2, 1] {
-        for i in 0..half {
-            largest[i] = largest[i].max(largest[i + half]);
-        }
-    }
-    let scale = largest[0] / 127.0;
-    let inverse = if scale > 0.0 { scale.recip() } else { 0.0 };
-    (numbers.map(|x| round(x * inverse) as i8), scale)
-}
-
-/// To the nearest integer, ties to even, for magnitudes up to 2^22: adding a
-/// number whose last place is 1 rounds. The clamp makes infinities integers.
-#[inline(always)]
-pub(in crate::cpu) fn round(x: f32) -> i32 {
-    const LAST_PLACE_ONE: f32 = 12_582_912.0;
-    let x = x.clamp(-127.0, 127.0);
-    ((x + LAST_PLACE_ONE).to_bits() as i32).wrapping_sub(LAST_PLACE_ONE.to_bits() as i32)
 }
 
 /// Activations rounded to bf16.

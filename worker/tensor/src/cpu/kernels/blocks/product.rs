@@ -10,7 +10,7 @@ use super::BlockWeights;
 use super::layout::{Line, Quants, ROWS, STEPS};
 use super::lines::Lines;
 use crate::cpu::kernels::columns::ColumnsMut;
-use crate::cpu::kernels::lanes::{LANES, Lanes};
+use crate::cpu::kernels::lanes::{Element, F32, LANES, Lanes};
 use crate::cpu::kernels::peaks::ACCUMULATORS;
 use crate::cpu::matrix::activations::{Quantized, TokenGroup};
 
@@ -134,17 +134,35 @@ pub(super) unsafe fn finish<L: Lines>(
     (token, out): (usize, &mut ColumnsMut<'_>),
 ) {
     let first = group * ROWS;
-    let mut values = [0.0; LANES];
-    unsafe { sums.store(values.as_mut_ptr()) };
     let count = ROWS.min(out.width() - first);
-    for (row, value) in values[..count].iter_mut().enumerate() {
+    unsafe {
+        let of = |numbers: &[f32]| load::<L>(&numbers[first..first + count]);
+        let mut values = sums;
         if let Some(scales) = op.row_scales {
-            *value *= scales[first + row];
+            values = values.mul(of(scales));
         }
         if let Some(bias) = op.bias {
-            *value += bias[first + row];
+            values = of(bias).fma(values, L::Floats::splat(1.0));
         }
-        unsafe { out.write(token, first + row, *value) };
+        if count == ROWS {
+            values.store(out.at(token, first));
+        } else {
+            let mut padded = [0.0; LANES];
+            values.store(padded.as_mut_ptr());
+            std::ptr::copy_nonoverlapping(padded.as_ptr(), out.at(token, first), count);
+        }
+    }
+}
+
+/// Numbers, and zeros if they are too few.
+#[inline(always)]
+unsafe fn load<L: Lines>(numbers: &[f32]) -> L::Floats {
+    let p = numbers.as_ptr().cast();
+    unsafe {
+        match numbers.len() {
+            LANES.. => L::Floats::load_f32(p),
+            few => F32::load_partial(p, few),
+        }
     }
 }
 
