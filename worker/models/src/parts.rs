@@ -9,7 +9,7 @@ mod mlp;
 mod mxfp4;
 mod rope;
 
-use tensor::{Device, DeviceError};
+use tensor::{Device, DeviceError, Product};
 
 use crate::config::ModelConfig;
 use crate::error::LoadError;
@@ -72,6 +72,15 @@ impl<D: Device> Linear<D> {
         out: &mut D::Buffer,
     ) -> Result<(), DeviceError> {
         device.linear(&self.weight, self.bias.as_ref(), x, rows, out)
+    }
+
+    /// What it computes, beside other products with the same activations.
+    pub(crate) fn product<'a>(&'a self, out: &'a mut D::Buffer) -> Product<'a, D> {
+        Product {
+            weight: &self.weight,
+            bias: self.bias.as_ref(),
+            out,
+        }
     }
 }
 

@@ -22,7 +22,7 @@ mod tests;
 mod timed;
 
 use crate::batch::Batch;
-use crate::device::Device;
+use crate::device::{self, Device};
 use crate::encoding::StoredMatrix;
 use crate::error::DeviceError;
 use crate::kv_shape::{KvShape, KvValues};
@@ -35,6 +35,7 @@ pub use isa::{Isa, IsaError};
 pub use kv_pool::CpuKvPool;
 use kv_pool::{Part, Plane};
 pub use limits::Limits;
+use matrix::Product;
 pub use matrix::{Activations, Bf16Activations, Matrix};
 use pool::Pool;
 use product::{HeadProducts, same_shape};
@@ -166,20 +167,23 @@ impl Device for CpuDevice {
         Ok(())
     }
 
-    fn linear(
+    fn linears(
         &self,
-        weight: &Matrix,
-        bias: Option<&Vec<f32>>,
         x: &Vec<f32>,
         rows: usize,
-        out: &mut Vec<f32>,
+        products: &mut [device::Product<'_, CpuDevice>],
     ) -> Result<()> {
-        let activations = Activations {
-            x,
-            tokens: rows,
-            bias: bias.map(Vec::as_slice),
-        };
-        weight.product(activations, out, &self.compute)
+        let products = products.iter_mut().map(|product| Product {
+            matrix: product.weight,
+            activations: Activations {
+                x,
+                tokens: rows,
+                bias: product.bias.map(Vec::as_slice),
+            },
+            out: &mut product.out[..],
+        });
+        let mut products: Vec<_> = products.collect();
+        matrix::products(&mut products, self.compute.all())
     }
 
     fn head_linear(
@@ -354,16 +358,22 @@ impl Device for CpuDevice {
             }
         };
         DeviceError::at_least("expert input", x.len(), routes.len() * k)?;
+        let mut products = Vec::new();
+        let mut rest = &mut out[..];
         for (expert, routes) in routes.by_expert() {
-            let activations = Activations {
-                x: &x[routes.start * k..routes.end * k],
-                tokens: routes.len(),
-                bias: bias.map(|bias| &bias[expert * n..(expert + 1) * n]),
-            };
-            let out = &mut out[routes.start * n..routes.end * n];
-            experts[expert].product(activations, out, &self.compute)?;
+            let (out, after) = std::mem::take(&mut rest).split_at_mut(routes.len() * n);
+            rest = after;
+            products.push(Product {
+                matrix: &experts[expert],
+                activations: Activations {
+                    x: &x[routes.start * k..routes.end * k],
+                    tokens: routes.len(),
+                    bias: bias.map(|bias| &bias[expert * n..(expert + 1) * n]),
+                },
+                out,
+            });
         }
-        Ok(())
+        matrix::products(&mut products, self.compute.all())
     }
 
     fn combine(

@@ -8,11 +8,18 @@ use crate::ops::{Activation, Attention, Columns, ExpertInput, Part, RmsNorm, Rot
 
 type Result<T> = std::result::Result<T, DeviceError>;
 
+/// A product with activations that others may read too.
+pub struct Product<'a, D: Device> {
+    pub weight: &'a D::Weight,
+    pub bias: Option<&'a D::Buffer>,
+    pub out: &'a mut D::Buffer,
+}
+
 /// A device: memory behind handles, and operations on it. Activations are f32,
 /// row-major. Buffers may be longer than an operation needs; what is beyond
 /// stays as it was. `rows` always counts tokens of the batch (or, after
 /// [`Device::gather`], its outputs).
-pub trait Device: Send + 'static {
+pub trait Device: Send + Sized + 'static {
     /// Activations and small parameters, f32.
     type Buffer: Send;
     /// A matrix in the form that products and `embed` read.
@@ -77,7 +84,16 @@ pub trait Device: Send + 'static {
         norm: RmsNorm,
     ) -> Result<()>;
 
-    /// `out = x w^T + bias`: x is `[rows, in]`, w `[out, in]`, out `[rows, out]`.
+    /// `out = x w^T + bias` of each product: x is `[rows, in]`, w `[out, in]`,
+    /// out `[rows, out]`.
+    fn linears(
+        &self,
+        x: &Self::Buffer,
+        rows: usize,
+        products: &mut [Product<'_, Self>],
+    ) -> Result<()>;
+
+    /// One of [`Device::linears`].
     fn linear(
         &self,
         weight: &Self::Weight,
@@ -85,7 +101,9 @@ pub trait Device: Send + 'static {
         x: &Self::Buffer,
         rows: usize,
         out: &mut Self::Buffer,
-    ) -> Result<()>;
+    ) -> Result<()> {
+        self.linears(x, rows, &mut [Product { weight, bias, out }])
+    }
 
     /// A product of its own for each head: `out[row][head] = x[row][head] w^T`
     /// with the head's matrix, all `[out, in]`; columns are those of a head.

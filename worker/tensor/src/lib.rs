@@ -21,7 +21,7 @@ pub use cpu::{
     Activations, Bf16Activations, Clock, Compute, CpuDevice, CpuOptions, Isa, IsaError, Limits,
     Matrix, Meter, Operation, Timed, Usage,
 };
-pub use device::Device;
+pub use device::{Device, Product};
 pub use encoding::{Encoding, StoredMatrix};
 pub use error::DeviceError;
 pub use kv_shape::{KvDtype, KvShape, KvValues};

@@ -146,9 +146,8 @@ impl<D: Device> SelfAttention<D> for GroupedAttention<D> {
         let GroupedBuffers { q, k, v, attended } = buffers;
         let device = kv.device;
         device.part(Part::Qkv);
-        self.q.forward(device, x, rows, q)?;
-        self.k.forward(device, x, rows, k)?;
-        self.v.forward(device, x, rows, v)?;
+        let products = &mut [self.q.product(q), self.k.product(k), self.v.product(v)];
+        device.linears(x, rows, products)?;
         self.place(kv, rows, (&mut *q, &mut *k))?;
         device.kv_write(kv.pool, kv.layer, kv.inputs, (&*k, Some(&*v)))?;
         let attention = Attention {

@@ -127,10 +127,10 @@ impl<D: Device> LatentAttention<D> {
         b: &mut LatentBuffers<D>,
     ) -> Result<(), DeviceError> {
         let (device, heads) = (kv.device, &self.heads);
-        self.latent.forward(device, x, rows, &mut b.latent)?;
+        let latent = self.latent.product(&mut b.latent);
+        let rotary_key = self.rotary_key.product(&mut b.rotary_key);
+        device.linears(x, rows, &mut [latent, rotary_key])?;
         self.latent_norm.in_place(device, &mut b.latent, rows)?;
-        self.rotary_key
-            .forward(device, x, rows, &mut b.rotary_key)?;
         let of_key = |first, width| Columns {
             stride: heads.key_dim(),
             first,

@@ -74,8 +74,8 @@ impl<D: Device> Mlp<D> {
     ) -> Result<(), DeviceError> {
         let MlpBuffers { gate, up } = buffers;
         device.part(Part::GateUp);
-        self.gate.forward(device, x, rows, gate)?;
-        self.up.forward(device, x, rows, up)?;
+        let products = &mut [self.gate.product(gate), self.up.product(up)];
+        device.linears(x, rows, products)?;
         let len = rows * self.config.intermediate;
         device.gated(self.config.activation, gate, up, len)?;
         device.part(Part::Down);

@@ -86,12 +86,4 @@ impl Compute {
             pool: Some(&self.pool).filter(|pool| pool.threads() > 1),
         }
     }
-
-    /// On the caller's thread alone.
-    pub(super) fn alone(&self) -> On<'_> {
-        On {
-            kernels: self.kernels,
-            pool: None,
-        }
-    }
 }

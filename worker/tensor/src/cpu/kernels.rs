@@ -25,7 +25,7 @@ pub(super) use columns::ColumnsMut;
 use half::bf16;
 
 use super::isa::{Isa, IsaError};
-use super::matrix::activations::{GroupMut, Quantized};
+use super::matrix::activations::{GroupMut, Quantized, round_to_bf16};
 use crate::error::DeviceError;
 use crate::kv_shape::KvDtype;
 use attend::Query;
@@ -188,6 +188,19 @@ impl Kernels {
         )
     }
 
+    /// Rounds to bf16, little endian; both are equally long.
+    pub(super) fn round(self, x: &[f32], out: &mut [[u8; 2]]) {
+        dispatch!(
+            self.0,
+            round_portable,
+            round_avx2,
+            round_avx512,
+            round_bf16,
+            x,
+            out
+        )
+    }
+
     /// Computes the output's columns; weights, scales and bias are those
     /// columns' rows.
     pub(super) fn floats(self, op: &FloatProduct<'_>, out: &mut ColumnsMut<'_>) {
@@ -238,7 +251,7 @@ impl Kernels {
 macro_rules! entry_points {
     (
         $(#[$attribute:meta])* $lanes:ty, tiles $t:literal $r:literal $s:literal:
-        $matmul:ident, $dot:ident, $attend:ident, $quantize:ident, $peak:ident, $read:ident
+        $matmul:ident, $dot:ident, $attend:ident, $quantize:ident, $round:ident, $peak:ident, $read:ident
     ) => {
         $(#[$attribute])*
         unsafe fn $matmul(op: &FloatProduct<'_>, out: &mut ColumnsMut<'_>) {
@@ -278,6 +291,14 @@ macro_rules! entry_points {
             group.fill(|numbers| unsafe { generic::quantize::<$lanes>(numbers) });
         }
 
+        /// The same operations on wider vectors.
+        $(#[$attribute])*
+        unsafe fn $round(x: &[f32], out: &mut [[u8; 2]]) {
+            for (x, out) in x.iter().zip(out) {
+                *out = round_to_bf16(*x).to_le_bytes();
+            }
+        }
+
         $(#[$attribute])*
         unsafe fn $peak(numbers: Numbers, rounds: usize) -> f32 {
             // SAFETY: the caller's contract is the callee's.
@@ -299,23 +320,23 @@ macro_rules! entry_points {
 
 entry_points!(
     Portable, tiles 2 2 4: matmul_portable, dot_portable, attend_portable, quantize_portable,
-    peak_portable, read_portable
+    round_portable, peak_portable, read_portable
 );
 #[cfg(target_arch = "x86_64")]
 entry_points!(
     #[target_feature(enable = "avx2,fma,f16c")]
     x86::Avx2, tiles 2 2 4: matmul_avx2, dot_avx2, attend_avx2, quantize_avx2,
-    peak_avx2, read_avx2
+    round_avx2, peak_avx2, read_avx2
 );
 #[cfg(target_arch = "x86_64")]
 entry_points!(
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     x86::Avx512, tiles 4 4 8: matmul_avx512, dot_avx512, attend_avx512, quantize_avx512,
-    peak_avx512, read_avx512
+    round_avx512, peak_avx512, read_avx512
 );
 #[cfg(target_arch = "x86_64")]
 entry_points!(
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     x86::Avx512<true>, tiles 4 4 8: matmul_bf16, dot_bf16, attend_bf16, quantize_bf16,
-    peak_bf16, read_bf16
+    round_bf16, peak_bf16, read_bf16
 );

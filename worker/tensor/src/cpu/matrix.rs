@@ -7,28 +7,24 @@
 
 pub(super) mod activations;
 mod packed;
+mod product;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
 mod tiled;
 
-use super::compute::{Compute, On};
+use super::compute::Compute;
 #[cfg(target_arch = "x86_64")]
 use super::isa::Isa;
-use super::kernels::blocks::ROWS;
+use super::kernels::Operands;
 use super::kernels::peaks::Numbers;
-use super::kernels::{ColumnsMut, FloatProduct, Operands, blocks};
 use crate::encoding::{Encoding, StoredMatrix};
 use crate::error::DeviceError;
-use activations::{Quantized, to_bf16};
 pub(super) use packed::Packed;
+pub(super) use product::{Product, products};
 #[cfg(target_arch = "x86_64")]
 pub(super) use tiled::Tiled;
 
-/// Multiplications below which waking other threads costs more than it saves.
-const PARALLEL_WORK: usize = 1 << 17;
-/// Parts of a product per thread, to even out how fast threads are.
-const PARTS_PER_THREAD: usize = 8;
 /// What numbers in E4M3 are divided by in the kernels.
 const F8_DIVISOR: f32 = 256.0;
 
@@ -143,84 +139,12 @@ impl Matrix {
         out: &mut [f32],
         on: &Compute,
     ) -> Result<(), DeviceError> {
-        self.product_on(activations, out, on.all())
-    }
-
-    pub(super) fn product_on(
-        &self,
-        activations: Activations<'_>,
-        out: &mut [f32],
-        on: On<'_>,
-    ) -> Result<(), DeviceError> {
-        let Activations { x, tokens, bias } = activations;
-        DeviceError::at_least("linear input", x.len(), tokens * self.cols)?;
-        DeviceError::at_least("linear output", out.len(), tokens * self.rows)?;
-        DeviceError::at_least(
-            "linear bias",
-            bias.map_or(self.rows, <[f32]>::len),
-            self.rows,
-        )?;
-        let x = &x[..tokens * self.cols];
-        let out = ColumnsMut::whole(&mut out[..tokens * self.rows], self.rows);
-        match &self.weights {
-            Weights::Stored(stored, operands) => {
-                let rounded = (*operands == Operands::Bf16Pairs).then(|| to_bf16(x));
-                let x = match &rounded {
-                    Some(rounded) => bytemuck::cast_slice(rounded),
-                    None => bytemuck::cast_slice(x),
-                };
-                self.split(tokens, out, on, &|mut part| {
-                    let rows = part.first()..part.first() + part.width();
-                    let op = FloatProduct {
-                        k: self.cols,
-                        x,
-                        w: stored.row_bytes(part.first(), part.width()),
-                        operands: *operands,
-                        row_scales: stored.row_scales().map(|scales| &scales[rows.clone()]),
-                        bias: bias.map(|bias| &bias[rows]),
-                    };
-                    on.kernels.floats(&op, &mut part);
-                });
-            }
-            Weights::Packed(packed) => {
-                let form = blocks::form(on.kernels.isa(), packed.layout(), tokens);
-                let x = Quantized::new(x, self.cols, form, on);
-                self.split(tokens, out, on, &|mut part| {
-                    let bias = bias.map(|bias| &bias[part.first()..]);
-                    let op = packed.rows_from(part.first(), bias);
-                    on.kernels.blocks(&op, &x, &mut part);
-                });
-            }
-            #[cfg(target_arch = "x86_64")]
-            Weights::Tiled(tiled) => {
-                let x = tiled.activations(x, self.cols);
-                self.split(tokens, out, on, &|mut part| {
-                    let bias = bias.map(|bias| &bias[part.first()..]);
-                    let op = tiled.rows_from(part.first(), bias);
-                    on.kernels.tiles(&op, &x, &mut part);
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// Calls `compute` with parts of the columns, on as many threads as they
-    /// are worth.
-    fn split(
-        &self,
-        tokens: usize,
-        out: ColumnsMut<'_>,
-        on: On<'_>,
-        compute: &(dyn Fn(ColumnsMut<'_>) + Sync),
-    ) {
-        let worth = tokens * self.rows * self.cols >= PARALLEL_WORK;
-        let Some(pool) = on.pool.filter(|_| worth) else {
-            return compute(out);
+        let product = Product {
+            matrix: self,
+            activations,
+            out,
         };
-        let parts = pool.threads() * PARTS_PER_THREAD;
-        // Whole cache lines of a row, and whole groups of packed rows.
-        let width = self.rows.div_ceil(parts).next_multiple_of(ROWS);
-        out.split(pool, width, compute);
+        products(&mut [product], on.all())
     }
 }
 

@@ -1,7 +1,6 @@
 //! Products of heads, divided among the device's threads.
 
-use super::compute::On;
-use super::matrix::{Activations, Matrix};
+use super::matrix::{Activations, Matrix, Product, products};
 use super::{CpuDevice, rows};
 use crate::error::DeviceError;
 use crate::ops::Columns;
@@ -16,22 +15,16 @@ pub(super) struct HeadProducts<'a> {
 }
 
 impl HeadProducts<'_> {
-    /// One head's product, `[rows, out]`.
-    fn head(&self, on: On<'_>, head: usize, y: &mut [f32]) {
-        let weight = &self.heads[head];
-        let mut x = Vec::with_capacity(self.rows * weight.cols());
-        for row in 0..self.rows {
-            let start = (row * self.heads.len() + head) * self.from.stride + self.from.first;
-            x.extend_from_slice(&self.x[start..start + weight.cols()]);
+    /// `[heads, rows, cols]`: what each head's matrix meets.
+    fn by_head(&self, cols: usize) -> Vec<f32> {
+        let mut x = Vec::with_capacity(self.heads.len() * self.rows * cols);
+        for head in 0..self.heads.len() {
+            for row in 0..self.rows {
+                let start = (row * self.heads.len() + head) * self.from.stride + self.from.first;
+                x.extend_from_slice(&self.x[start..start + cols]);
+            }
         }
-        let activations = Activations {
-            x: &x,
-            tokens: self.rows,
-            bias: None,
-        };
-        weight
-            .product_on(activations, y, on)
-            .expect("input and output are as long as the matrix says");
+        x
     }
 }
 
@@ -49,17 +42,22 @@ impl CpuDevice {
         rows::check("head_linear input", op.x.len(), rows * heads, op.from)?;
         rows::check("head_linear output", out.len(), rows * heads, to)?;
         // Head after head, so that each product is of neighbours.
-        let mut products = vec![0.0; heads * rows * n];
-        let task = |head: usize, y: &mut [f32]| op.head(self.compute.alone(), head, y);
-        let per_head = (rows * n).max(1);
-        match self.pool_for(heads * rows * k * n) {
-            None => products
-                .chunks_mut(per_head)
-                .enumerate()
-                .for_each(|(head, y)| task(head, y)),
-            Some(pool) => pool.chunks(&mut products, per_head, &task),
-        }
-        for (index, y) in products.chunks(n).enumerate() {
+        let x = op.by_head(k);
+        let mut by_head = vec![0.0; heads * rows * n];
+        let of = |((matrix, x), out)| Product {
+            matrix,
+            activations: Activations {
+                x,
+                tokens: rows,
+                bias: None,
+            },
+            out,
+        };
+        let heads_of_x = op.heads.iter().zip(x.chunks((rows * k).max(1)));
+        let of_heads = heads_of_x.zip(by_head.chunks_mut((rows * n).max(1)));
+        let mut of_heads: Vec<_> = of_heads.map(of).collect();
+        products(&mut of_heads, self.compute.all())?;
+        for (index, y) in by_head.chunks(n).enumerate() {
             let (head, row) = (index / rows, index % rows);
             let start = (row * heads + head) * to.stride + to.first;
             out[start..start + n].copy_from_slice(y);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::{CpuDevice, CpuInputs, CpuKvPool, CpuRoutes, Matrix};
 use crate::batch::Batch;
-use crate::device::Device;
+use crate::device::{Device, Product};
 use crate::encoding::StoredMatrix;
 use crate::error::DeviceError;
 use crate::kv_shape::KvShape;
@@ -110,16 +110,21 @@ impl Device for Timed {
         })
     }
 
-    fn linear(
+    fn linears(
         &self,
-        weight: &Matrix,
-        bias: Option<&Vec<f32>>,
         x: &Vec<f32>,
         rows: usize,
-        out: &mut Vec<f32>,
+        products: &mut [Product<'_, Timed>],
     ) -> Result<()> {
-        self.meter.products(std::iter::once((weight, rows)), || {
-            self.device.linear(weight, bias, x, rows, out)
+        let products = products.iter_mut().map(|product| Product {
+            weight: product.weight,
+            bias: product.bias,
+            out: &mut *product.out,
+        });
+        let mut products: Vec<Product<'_, CpuDevice>> = products.collect();
+        let matrices: Vec<_> = products.iter().map(|it| (it.weight, rows)).collect();
+        self.meter.products(matrices.into_iter(), || {
+            self.device.linears(x, rows, &mut products)
         })
     }
 

@@ -2,8 +2,6 @@
 
 use std::marker::PhantomData;
 
-use crate::cpu::pool::Pool;
-
 /// Some neighbouring columns of a matrix, alone held by who has this.
 pub(in crate::cpu) struct ColumnsMut<'a> {
     /// The matrix' first number.
@@ -32,20 +30,14 @@ impl<'a> ColumnsMut<'a> {
         }
     }
 
-    /// Calls `compute` with parts of `width` columns, the last perhaps narrower,
-    /// on the pool's threads.
-    pub(in crate::cpu) fn split(
-        self,
-        pool: &Pool,
-        width: usize,
-        compute: impl Fn(ColumnsMut<'_>) + Sync,
-    ) {
-        let whole = Shared(self);
-        let parts = whole.columns().div_ceil(width);
-        pool.run(parts, &|part| {
-            // SAFETY: the pool computes each part once.
-            compute(unsafe { whole.part(part, width) });
-        });
+    /// Parts of `width` columns, the last perhaps narrower.
+    pub(in crate::cpu) fn parts(self, width: usize) -> impl Iterator<Item = ColumnsMut<'a>> {
+        let starts = (0..self.width).step_by(width);
+        starts.map(move |start| ColumnsMut {
+            first: self.first + start,
+            width: width.min(self.width - start),
+            ..self
+        })
     }
 
     pub(in crate::cpu) fn first(&self) -> usize {
@@ -78,28 +70,5 @@ impl<'a> ColumnsMut<'a> {
     pub(super) unsafe fn write(&mut self, row: usize, column: usize, value: f32) {
         // SAFETY: inside the matrix, and in a column that is held here alone.
         unsafe { *self.at(row, column) = value }
-    }
-}
-
-struct Shared<'a>(ColumnsMut<'a>);
-
-// SAFETY: from a shared reference only parts are made, each once.
-unsafe impl Sync for Shared<'_> {}
-
-impl<'a> Shared<'a> {
-    fn columns(&self) -> usize {
-        self.0.width
-    }
-
-    /// # Safety
-    /// Each part is made once, all with the same width.
-    unsafe fn part(&self, part: usize, width: usize) -> ColumnsMut<'a> {
-        let first = part * width;
-        ColumnsMut {
-            base: self.0.base,
-            first: self.0.first + first,
-            width: width.min(self.0.width - first),
-            ..self.0
-        }
     }
 }

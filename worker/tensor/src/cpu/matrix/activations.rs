@@ -221,11 +221,6 @@ fn group_sizes(tokens: usize, form: Form) -> impl Iterator<Item = (usize, usize)
     })
 }
 
-/// Activations rounded to bf16.
-pub(in crate::cpu) fn to_bf16(x: &[f32]) -> Vec<bf16> {
-    x.iter().map(|&x| round_to_bf16(x)).collect()
-}
-
 /// Nearest, ties to even; what is smaller than a normal number becomes zero, as
 /// processors' dot products take it. NaN stays NaN.
 #[inline(always)]
@@ -257,7 +252,7 @@ mod tests {
 
     fn quantized(x: &[f32], k: usize) -> Quantized {
         let on = Compute::new(&CpuOptions::new(1)).unwrap();
-        Quantized::new(x, k, FORM, on.alone())
+        Quantized::new(x, k, FORM, on.all())
     }
 
     #[test]

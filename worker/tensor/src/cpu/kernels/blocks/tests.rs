@@ -34,11 +34,11 @@ proptest! {
         let op = packed.rows_from(0, Some(&bias));
 
         let mut expected = vec![f32::NAN; tokens * rows];
-        let quantized = Quantized::new(&x, cols, form(Isa::Portable, op.layout, tokens), on.alone());
+        let quantized = Quantized::new(&x, cols, form(Isa::Portable, op.layout, tokens), on.all());
         product(Isa::Portable, &op, &quantized, &mut ColumnsMut::whole(&mut expected, rows));
 
         let mut found = vec![f32::NAN; tokens * rows];
-        let quantized = Quantized::new(&x, cols, form(Isa::Amx, op.layout, tokens), on.alone());
+        let quantized = Quantized::new(&x, cols, form(Isa::Amx, op.layout, tokens), on.all());
         prop_assert!(quantized.form().rows);
         let mut out = ColumnsMut::whole(&mut found, rows);
         unsafe {
