@@ -66,7 +66,7 @@ impl Compute {
             kernels,
             pool: Pool::new(options.threads)?,
             bf16_activations: options.bf16_activations,
-            pages: Arena::default(),
+            pages: Arena::new("packed weights"),
         })
     }
 

@@ -6,6 +6,7 @@ mod tests;
 use super::kernels::attend::{Keys, Scales};
 use super::math::round;
 use super::matrix::activations::round_to_bf16;
+use super::pages::{Arena, Pages};
 use crate::error::DeviceError;
 use crate::kv_shape::{KvDtype, KvShape, KvValues};
 
@@ -17,10 +18,10 @@ use crate::kv_shape::{KvDtype, KvShape, KvValues};
 pub struct CpuKvPool {
     shape: KvShape,
     /// Little endian.
-    numbers: Box<[u8]>,
+    numbers: Pages<u8>,
     /// `[layers][keys, values][blocks][kv_heads][block_size]`. Where values are
     /// part of keys, those of keys are of what follows the values in them.
-    scales: Box<[f32]>,
+    scales: Pages<f32>,
 }
 
 /// Keys or values.
@@ -50,9 +51,10 @@ struct Vector {
 impl CpuKvPool {
     pub(super) fn new(shape: &KvShape) -> Result<CpuKvPool, DeviceError> {
         let vectors = shape.pool_bytes()? / shape.vector_bytes()?;
+        let pages = Arena::new("the KV pool");
         Ok(CpuKvPool {
-            numbers: zeros(vectors * shape.head_dim * shape.dtype.size())?,
-            scales: zeros(vectors * shape.scales())?,
+            numbers: pages.zeroed(vectors * shape.head_dim * shape.dtype.size())?,
+            scales: pages.zeroed(vectors * shape.scales())?,
             shape: shape.clone(),
         })
     }
@@ -160,15 +162,28 @@ impl CpuKvPool {
     pub(super) fn write(&mut self, plane: Plane, block: usize, offset: usize, heads: &[f32]) {
         let mut wire = Vec::new();
         for (head, values) in heads.chunks_exact(self.shape.head_dim).enumerate() {
-            wire.clear();
-            encode(&self.shape, values, &mut wire);
             let vector = Vector {
                 plane,
                 block,
                 head,
                 offset,
             };
-            self.put(vector, &wire);
+            let place = self.place(vector);
+            match self.shape.dtype {
+                KvDtype::F32 => {
+                    let numbers = values.iter().map(|x| x.to_le_bytes());
+                    scatter(numbers, &mut self.numbers, place);
+                }
+                KvDtype::Bf16 => {
+                    let numbers = values.iter().map(|&x| round_to_bf16(x).to_le_bytes());
+                    scatter(numbers, &mut self.numbers, place);
+                }
+                KvDtype::Int8 => {
+                    wire.clear();
+                    encode(&self.shape, values, &mut wire);
+                    self.put(vector, &wire);
+                }
+            }
         }
     }
 
@@ -178,9 +193,9 @@ impl CpuKvPool {
         let (numbers, scales) = wire.split_at(self.shape.head_dim * size);
         let place = self.place(vector);
         match self.shape.dtype {
-            KvDtype::F32 => scatter::<4>(numbers, &mut self.numbers, place),
-            KvDtype::Bf16 => scatter::<2>(numbers, &mut self.numbers, place),
-            KvDtype::Int8 => scatter::<1>(numbers, &mut self.numbers, place),
+            KvDtype::F32 => scatter(chunks::<4>(numbers), &mut self.numbers, place),
+            KvDtype::Bf16 => scatter(chunks::<2>(numbers), &mut self.numbers, place),
+            KvDtype::Int8 => scatter(chunks::<1>(numbers), &mut self.numbers, place),
         }
         let parts = self.scaled(vector.plane.part).iter();
         for (&part, scale) in parts.zip(scales.as_chunks().0) {
@@ -285,11 +300,24 @@ impl Vector {
     }
 }
 
-/// Numbers, `place.1` apart, from where they lie one after the other.
-fn scatter<const SIZE: usize>(numbers: &[u8], pool: &mut [u8], place: (usize, usize)) {
+/// Numbers, `place.1` apart from `place.0` on, as they come.
+fn scatter<const SIZE: usize>(
+    numbers: impl Iterator<Item = [u8; SIZE]>,
+    pool: &mut [u8],
+    place: (usize, usize),
+) {
     let places = pool.as_chunks_mut::<SIZE>().0[place.0..].iter_mut();
-    let places = places.step_by(place.1).zip(numbers.as_chunks().0);
-    places.for_each(|(place, number)| *place = *number);
+    let put = |(place, number): (&mut [u8; SIZE], [u8; SIZE])| *place = number;
+    match place.1 {
+        // Said apart, as neighbours are stored in vectors.
+        1 => places.zip(numbers).for_each(put),
+        apart => places.step_by(apart).zip(numbers).for_each(put),
+    }
+}
+
+/// Numbers one after the other.
+fn chunks<const SIZE: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; SIZE]> {
+    bytes.as_chunks().0.iter().copied()
 }
 
 /// Appends `count` numbers that lie `place.1` apart.
@@ -321,11 +349,4 @@ fn quantize(values: &[f32], out: &mut Vec<u8>) -> f32 {
     let inverse = if scale > 0.0 { scale.recip() } else { 0.0 };
     out.extend(values.iter().map(|x| round(x * inverse) as u8));
     scale
-}
-
-fn zeros<T: bytemuck::Zeroable>(len: usize) -> Result<Box<[T]>, DeviceError> {
-    bytemuck::allocation::try_zeroed_slice_box(len).map_err(|()| DeviceError::OutOfMemory {
-        what: "the KV pool",
-        elements: len,
-    })
 }

@@ -1,6 +1,6 @@
-//! Memory for weights, in large pages where the system has them.
+//! Memory for weights and KV, in large pages where the system has them.
 //!
-//! A token reads every weight once. In pages of 4 KiB the processor looks up an
+//! A token reads every weight once, and all keys and values of its sequence. In pages of 4 KiB the processor looks up an
 //! address for each 64 cache lines, which a virtual machine pays twice, and its
 //! prefetching ends with every page. Weights lie one after the other, so that
 //! matrices smaller than a large page share them, and mappings stay few.
@@ -27,9 +27,10 @@ const MAPPED: usize = 32 * LARGE;
 /// Where numbers begin: at a cache line.
 const ALIGNMENT: usize = 64;
 
-/// Where weights are put next.
-#[derive(Default)]
+/// Where numbers are put next.
 pub(in crate::cpu) struct Arena {
+    /// What they are, for who has no memory for them.
+    what: &'static str,
     last: Mutex<Option<Filling>>,
 }
 
@@ -66,13 +67,21 @@ unsafe impl<T: Send> Send for Pages<T> {}
 unsafe impl<T: Sync> Sync for Pages<T> {}
 
 impl Arena {
+    pub(in crate::cpu) fn new(what: &'static str) -> Arena {
+        Arena {
+            what,
+            last: Mutex::default(),
+        }
+    }
+
+    /// `len` zeros.
     pub(in crate::cpu) fn zeroed<T: Zeroable + Copy>(
         &self,
         len: usize,
     ) -> Result<Pages<T>, DeviceError> {
         const { assert!(align_of::<T>() <= ALIGNMENT) };
         let no_memory = || DeviceError::OutOfMemory {
-            what: "packed weights",
+            what: self.what,
             elements: len,
         };
         let bytes = len.checked_mul(size_of::<T>()).ok_or_else(no_memory)?;

@@ -9,7 +9,7 @@ fn zeroed(arena: &Arena, len: usize) -> Pages<u32> {
 
 #[test]
 fn all_begins_as_zeros_and_nothing_lies_on_anything_else() {
-    let arena = Arena::default();
+    let arena = Arena::new("numbers");
     let lens = [
         0,
         1,
@@ -40,7 +40,7 @@ fn all_begins_as_zeros_and_nothing_lies_on_anything_else() {
 
 #[test]
 fn numbers_begin_at_cache_lines_and_share_large_pages() {
-    let arena = Arena::default();
+    let arena = Arena::new("numbers");
     let (first, second) = (zeroed(&arena, 5), zeroed(&arena, 5));
     assert_eq!(first.as_ptr().addr() % LARGE, 0);
     assert_eq!(second.as_ptr().addr() - first.as_ptr().addr(), ALIGNMENT);
@@ -48,7 +48,7 @@ fn numbers_begin_at_cache_lines_and_share_large_pages() {
 
 #[test]
 fn memory_is_given_back_with_the_last_that_lies_there() {
-    let arena = Arena::default();
+    let arena = Arena::new("numbers");
     let pages = zeroed(&arena, 5);
     let mapping = Arc::downgrade(pages._mapping.as_ref().unwrap());
     drop(arena);
@@ -59,7 +59,7 @@ fn memory_is_given_back_with_the_last_that_lies_there() {
 
 #[test]
 fn more_than_there_can_be_is_refused() {
-    let arena = Arena::default();
+    let arena = Arena::new("numbers");
     for len in [usize::MAX, usize::MAX / 4, usize::MAX / 8] {
         assert!(arena.zeroed::<u32>(len).is_err());
     }
