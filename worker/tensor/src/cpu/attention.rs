@@ -2,8 +2,8 @@
 //! Gimelshein 2018; Dao et al. 2022, FlashAttention).
 //!
 //! A row passes over its sequence's positions in tiles that end where blocks
-//! and multiples of [`TILE`] end. Tiles are cut by position alone, so neither
-//! batch, chunk nor block table changes a bit. Neighbouring rows of a sequence
+//! and multiples of [`TILE`] end, and in spans of [`TILES`] of these. Both are
+//! cut by position alone, so neither batch, chunk nor block table changes a bit. Neighbouring rows of a sequence
 //! pass over them together, so that keys and values are read once for several.
 
 use std::ops::Range;
@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::inputs::{CpuInputs, Row};
 use super::kernels::Kernels;
-use super::kernels::attend::{Query, TILE, Tile};
+use super::kernels::attend::{Query, Span, TILE, TILES, Tile};
 use super::kv_pool::CpuKvPool;
 use super::pool::Pool;
 use crate::error::DeviceError;
@@ -156,12 +156,18 @@ impl Attention<'_> {
             return;
         };
         let shared = queries.len() / rows.len();
-        let block_size = self.shape().block_size;
-        let mut position = self.first_position(first_row);
-        while position <= last_row.position {
-            let in_block = position % block_size / TILE * TILE;
-            let first = position / block_size * block_size + in_block;
-            let positions = TILE.min(block_size - in_block);
+        let cuts = self.cuts();
+        let (begin, end) = (self.first_position(first_row), last_row.position + 1);
+        let mut index = cuts.tile_of(begin) / TILES * TILES;
+        let mut tiles = Vec::with_capacity(TILES);
+        while cuts.start(index) < end {
+            let first = cuts.start(index);
+            tiles.clear();
+            // Blocks beyond a window may be others' by now.
+            let seen = index.max(cuts.tile_of(begin))..index + TILES;
+            let starts = seen.map(|tile| cuts.start(tile)).take_while(|&it| it < end);
+            tiles.extend(starts.map(|start| self.tile((last_row, kv_head), start, first)));
+            let positions = cuts.start(index + TILES) - first;
             let mut seeing = rows.len()..0;
             for (index, &row) in rows.iter().enumerate() {
                 let from = self.first_position(row).saturating_sub(first);
@@ -173,30 +179,67 @@ impl Attention<'_> {
                     }
                 }
             }
-            let block = self.inputs.block(last_row, first);
-            let place = (block, kv_head, in_block);
-            let tile = Tile {
+            let span = Span {
                 q,
                 dim: self.shape().head_dim,
                 value_dim: self.shape().value_dim(),
-                positions,
                 dtype: self.shape().dtype,
-                keys: self.pool.keys(self.layer, place),
-                values: self.pool.values(self.layer, place),
-                scales: self.pool.scales(self.layer, place),
                 scale: self.op.scale,
                 soft_cap: self.op.soft_cap,
+                tiles: &tiles,
             };
             // Rows that see any of it are neighbours.
             let seeing = &mut queries[seeing.start * shared..seeing.end * shared];
-            self.kernels.attend(&tile, seeing, task.out);
-            position = first + positions;
+            self.kernels.attend(&span, seeing, task.out);
+            index += TILES;
         }
         let value_dim = self.shape().value_dim();
         for query in queries {
             let out = &mut task.out[query.out..query.out + value_dim];
             out.iter_mut().for_each(|value| *value /= query.total);
         }
+    }
+
+    /// The tile that starts at a position of a row's sequence, in a span that
+    /// starts at `first`.
+    fn tile(&self, (row, kv_head): (Row, usize), start: usize, first: usize) -> Tile<'_> {
+        let in_block = start % self.shape().block_size;
+        let place = (self.inputs.block(row, start), kv_head, in_block);
+        Tile {
+            first: start - first,
+            positions: TILE.min(self.shape().block_size - in_block),
+            keys: self.pool.keys(self.layer, place),
+            values: self.pool.values(self.layer, place),
+            scales: self.pool.scales(self.layer, place),
+        }
+    }
+
+    fn cuts(&self) -> Cuts {
+        Cuts {
+            block_size: self.shape().block_size,
+        }
+    }
+}
+
+/// Where tiles begin.
+#[derive(Clone, Copy)]
+struct Cuts {
+    block_size: usize,
+}
+
+impl Cuts {
+    fn of_a_block(self) -> usize {
+        self.block_size.div_ceil(TILE)
+    }
+
+    /// The tile that a position is in.
+    fn tile_of(self, position: usize) -> usize {
+        position / self.block_size * self.of_a_block() + position % self.block_size / TILE
+    }
+
+    /// The first position of a tile.
+    fn start(self, tile: usize) -> usize {
+        tile / self.of_a_block() * self.block_size + tile % self.of_a_block() * TILE
     }
 }
 

@@ -229,9 +229,9 @@ impl Kernels {
         dispatch!(self.0, dot_portable, dot_avx2, dot_avx512, dot_bf16, x, y)
     }
 
-    /// Adds a tile of positions to the results of queries, each of which sees
+    /// Adds a span of positions to the results of queries, each of which sees
     /// some of it.
-    pub(super) fn attend(self, op: &attend::Tile<'_>, queries: &mut [Query], out: &mut [f32]) {
+    pub(super) fn attend(self, op: &attend::Span<'_>, queries: &mut [Query], out: &mut [f32]) {
         op.check(queries, out);
         dispatch!(
             self.0,
@@ -274,7 +274,7 @@ macro_rules! entry_points {
         }
 
         $(#[$attribute])*
-        unsafe fn $attend(op: &attend::Tile<'_>, queries: &mut [Query], out: &mut [f32]) {
+        unsafe fn $attend(op: &attend::Span<'_>, queries: &mut [Query], out: &mut [f32]) {
             // SAFETY: the caller's contract is the callee's.
             unsafe {
                 match op.dtype {

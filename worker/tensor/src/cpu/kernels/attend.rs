@@ -1,8 +1,10 @@
-//! Queries against a tile of positions: scores, their softmax so far, and the
+//! Queries against a span of positions: scores, their softmax so far, and the
 //! weighted values (Milakov and Gimelshein 2018; Dao et al. 2022).
 //!
-//! A query's numbers depend on its own scores only: queries are computed side
-//! by side so that keys and values are loaded once for several.
+//! A span is of several tiles, so that what is done once for a span (a maximum,
+//! what earlier results are multiplied with) is little beside what is done for
+//! each position. A query's numbers depend on its own scores only: queries are
+//! computed side by side so that keys and values are loaded once for several.
 //!
 //! SAFETY (of every body here): the instruction set exists by the contract of
 //! [`Lanes`]; `kernels` has checked that slices are as long as shapes say.
@@ -19,8 +21,13 @@ use crate::kv_shape::KvDtype;
 
 /// Positions whose scores are computed together, a lane each.
 pub(in crate::cpu) const TILE: usize = LANES;
+/// Tiles of a span.
+pub(in crate::cpu) const TILES: usize = 4;
 /// Queries whose scores are kept at a time.
-const KEPT: usize = 32;
+const KEPT: usize = 16;
+
+/// A query's scores of a span; what tiles do not have is anything.
+type Scores = [[f32; TILE]; TILES];
 
 /// A query of one head, and the softmax of the scores that it has seen.
 #[derive(Clone, Copy, Debug)]
@@ -29,31 +36,39 @@ pub(in crate::cpu) struct Query {
     pub q: usize,
     /// Where its result starts.
     pub out: usize,
-    /// Positions of the tile that it sees, from and to.
+    /// Positions of the span that it sees, from and to.
     pub seen: (usize, usize),
     pub max: f32,
     /// Sum of e^(score - max).
     pub total: f32,
 }
 
-/// A tile of positions of one KV head.
-#[derive(Clone, Copy)]
-pub(in crate::cpu) struct Tile<'a> {
+/// Neighbouring positions of one KV head.
+pub(in crate::cpu) struct Span<'a> {
     pub q: &'a [f32],
     /// Numbers of a query and of a key.
     pub dim: usize,
     pub value_dim: usize,
-    /// At most [`TILE`].
-    pub positions: usize,
     /// Of keys and values, which are little endian.
     pub dtype: KvDtype,
+    pub scale: f32,
+    pub soft_cap: Option<f32>,
+    /// At most [`TILES`].
+    pub tiles: &'a [Tile<'a>],
+}
+
+/// Some of a span's positions.
+#[derive(Clone, Copy)]
+pub(in crate::cpu) struct Tile<'a> {
+    /// In the span.
+    pub first: usize,
+    /// At most [`TILE`].
+    pub positions: usize,
     pub keys: Keys<'a>,
     /// `[positions][dim]`, of which `value_dim` count.
     pub values: &'a [u8],
     /// Where numbers are kept with scales.
     pub scales: Option<Scales<'a>>,
-    pub scale: f32,
-    pub soft_cap: Option<f32>,
 }
 
 #[derive(Clone, Copy)]
@@ -72,31 +87,50 @@ pub(in crate::cpu) struct Scales<'a> {
     pub values: &'a [f32],
 }
 
-impl Tile<'_> {
+impl Span<'_> {
     /// Whether queries, keys and values are there.
     pub(super) fn check(&self, queries: &[Query], out: &[f32]) {
-        assert!(self.positions <= TILE && self.value_dim <= self.dim);
-        let numbers = |bytes: &[u8]| bytes.len() / self.dtype.size();
-        assert!(numbers(self.values) >= self.positions * self.dim);
-        let keys = match self.keys {
-            Keys::Across { keys, stride } => {
-                numbers(keys) >= (self.dim - 1) * stride + self.positions
-            }
-            Keys::Along(keys) => numbers(keys) >= self.positions * self.dim,
-        };
-        assert!(keys);
-        if let Some(scales) = &self.scales {
-            assert!(scales.keys.len().min(scales.values.len()) >= self.positions);
+        assert!(self.tiles.len() <= TILES && self.value_dim <= self.dim);
+        let begin = self.tiles.first().map_or(0, |tile| tile.first);
+        let mut end = begin;
+        for tile in self.tiles {
+            assert!(tile.first == end);
+            self.check_tile(tile);
+            end += tile.positions;
         }
         for query in queries {
             assert!(query.q + self.dim <= self.q.len());
             assert!(query.out + self.value_dim <= out.len());
-            assert!(query.seen.0 < query.seen.1 && query.seen.1 <= self.positions);
+            let (from, to) = query.seen;
+            assert!(begin <= from && from < to && to <= end);
+        }
+    }
+
+    fn check_tile(&self, tile: &Tile<'_>) {
+        let positions = tile.positions;
+        assert!((1..=TILE).contains(&positions));
+        let numbers = |bytes: &[u8]| bytes.len() / self.dtype.size();
+        assert!(numbers(tile.values) >= positions * self.dim);
+        let keys = match tile.keys {
+            Keys::Across { keys, stride } => numbers(keys) >= (self.dim - 1) * stride + positions,
+            Keys::Along(keys) => numbers(keys) >= positions * self.dim,
+        };
+        assert!(keys);
+        if let Some(scales) = &tile.scales {
+            assert!(scales.keys.len().min(scales.values.len()) >= positions);
         }
     }
 }
 
-/// Adds the tile to each query's result, S queries' scores at once, and M
+impl Tile<'_> {
+    /// Of positions of the span, from and to, those that are the tile's.
+    fn part(&self, (from, to): (usize, usize)) -> (usize, usize) {
+        let of = |position: usize| position.saturating_sub(self.first).min(self.positions);
+        (of(from), of(to))
+    }
+}
+
+/// Adds the span to each query's result, S queries' scores at once, and M
 /// queries' values in V vectors.
 #[inline(always)]
 pub(super) unsafe fn attend<
@@ -106,42 +140,53 @@ pub(super) unsafe fn attend<
     const M: usize,
     const V: usize,
 >(
-    op: &Tile<'_>,
+    op: &Span<'_>,
     queries: &mut [Query],
     out: &mut [f32],
 ) {
     for queries in queries.chunks_mut(KEPT) {
-        let mut scores = [[0.0; TILE]; KEPT];
+        let mut scores: [Scores; KEPT] = [[[0.0; TILE]; TILES]; KEPT];
         let mut decays = [0.0; KEPT];
-        unsafe {
-            match op.keys {
-                Keys::Across { keys, stride } => {
-                    across::<L, E, S>(op, (keys, stride), queries, &mut scores);
+        for (index, tile) in op.tiles.iter().enumerate() {
+            let of = (op, tile, index);
+            unsafe {
+                match tile.keys {
+                    Keys::Across { keys, stride } => {
+                        across::<L, E, S>(of, (keys, stride), queries, &mut scores);
+                    }
+                    Keys::Along(keys) => along::<L, E>(of, keys, queries, &mut scores),
                 }
-                Keys::Along(keys) => along::<L, E>(op, keys, queries, &mut scores),
             }
         }
         for ((query, scores), decay) in queries.iter_mut().zip(&mut scores).zip(&mut decays) {
             *decay = unsafe { absorb::<L>(op, query, scores) };
-            if let Some(scales) = &op.scales {
-                multiply(scores, scales.values);
+            for (tile, scores) in op.tiles.iter().zip(scores) {
+                if let Some(scales) = &tile.scales {
+                    multiply(scores, scales.values);
+                }
             }
         }
         let mut first = 0;
         while first < queries.len() {
-            let end = (first + M).min(queries.len());
             let seen = queries[first].seen;
-            let alike = end - first == M && queries[first..end].iter().all(|it| it.seen == seen);
-            let end = if alike { end } else { first + 1 };
+            let alike = queries[first..].iter().take_while(|it| it.seen == seen);
+            let count = match alike.take(M).count() {
+                all if all == M => M,
+                // A row's heads see alike, where its neighbours do not.
+                2.. => 2,
+                _ => 1,
+            };
+            let end = first + count;
             let weighted = Weighted {
                 queries: &queries[first..end],
                 weights: &scores[first..end],
                 decays: &decays[first..end],
             };
             unsafe {
-                match alike {
-                    true => weigh::<L, E, M, V>(op, &weighted, out),
-                    false => weigh::<L, E, 1, V>(op, &weighted, out),
+                match count {
+                    1 => weigh::<L, E, 1, V>(op, &weighted, out),
+                    all if all == M => weigh::<L, E, M, V>(op, &weighted, out),
+                    _ => weigh::<L, E, 2, V>(op, &weighted, out),
                 }
             }
             first = end;
@@ -156,29 +201,31 @@ fn multiply(scores: &mut [f32; TILE], scales: &[f32]) {
     scores.for_each(|(score, scale)| *score *= scale);
 }
 
-/// Scores of keys that lie across: each lane a position.
+/// Scores of a tile, of its number in the span, whose keys lie across: each
+/// lane a position.
 #[inline(always)]
 unsafe fn across<L: Lanes, E: Element, const S: usize>(
-    op: &Tile<'_>,
+    (op, tile, index): (&Span<'_>, &Tile<'_>, usize),
     keys: (&[u8], usize),
     queries: &[Query],
-    scores: &mut [[f32; TILE]; KEPT],
+    scores: &mut [Scores; KEPT],
 ) {
     let (several, rest) = queries.as_chunks::<S>();
     for (queries, scores) in several.iter().zip(scores.chunks_mut(S)) {
-        unsafe { across_of::<L, E, S>(op, keys, queries, scores) };
+        unsafe { across_of::<L, E, S>((op, tile, index), keys, queries, scores) };
     }
     for (query, scores) in rest.iter().zip(&mut scores[several.len() * S..]) {
-        unsafe { across_of::<L, E, 1>(op, keys, &[*query], std::slice::from_mut(scores)) };
+        let scores = std::slice::from_mut(scores);
+        unsafe { across_of::<L, E, 1>((op, tile, index), keys, &[*query], scores) };
     }
 }
 
 #[inline(always)]
 unsafe fn across_of<L: Lanes, E: Element, const S: usize>(
-    op: &Tile<'_>,
+    (op, tile, index): (&Span<'_>, &Tile<'_>, usize),
     (keys, stride): (&[u8], usize),
     queries: &[Query; S],
-    scores: &mut [[f32; TILE]],
+    scores: &mut [Scores],
 ) {
     unsafe {
         let mut sums = [L::splat(0.0); S];
@@ -188,7 +235,7 @@ unsafe fn across_of<L: Lanes, E: Element, const S: usize>(
         }
         for d in 0..op.dim {
             let keys = keys.as_ptr().wrapping_add(d * stride * E::SIZE);
-            let keys = match op.positions {
+            let keys = match tile.positions {
                 TILE => E::load::<L>(keys),
                 few => E::load_partial(keys, few),
             };
@@ -197,27 +244,28 @@ unsafe fn across_of<L: Lanes, E: Element, const S: usize>(
             }
         }
         for s in 0..S {
-            sums[s]
-                .mul(L::splat(op.scale))
-                .store(scores[s].as_mut_ptr());
-            if let Some(scales) = &op.scales {
-                multiply(&mut scores[s], scales.keys);
+            let scores = &mut scores[s][index];
+            sums[s].mul(L::splat(op.scale)).store(scores.as_mut_ptr());
+            if let Some(scales) = &tile.scales {
+                multiply(scores, scales.keys);
             }
         }
     }
 }
 
-/// Scores of keys one after the other.
+/// Scores of a tile whose keys lie one after the other.
 #[inline(always)]
 unsafe fn along<L: Lanes, E: Element>(
-    op: &Tile<'_>,
+    (op, tile, index): (&Span<'_>, &Tile<'_>, usize),
     keys: &[u8],
     queries: &[Query],
-    scores: &mut [[f32; TILE]; KEPT],
+    scores: &mut [Scores; KEPT],
 ) {
+    let keys = (keys, tile.positions);
     for (query, scores) in queries.iter().zip(scores) {
+        let scores = &mut scores[index];
         *scores = unsafe {
-            match &op.scales {
+            match &tile.scales {
                 None => dots_along::<L, E>(op, keys, query, 0..op.dim),
                 Some(scales) => {
                     let mut sums = dots_along::<L, E>(op, keys, query, 0..op.value_dim);
@@ -235,12 +283,12 @@ unsafe fn along<L: Lanes, E: Element>(
     }
 }
 
-/// Dot products of some of the numbers of a query and of the tile's keys, which
-/// lie one after the other.
+/// Dot products of some of the numbers of a query and of so many keys, which lie
+/// one after the other.
 #[inline(always)]
 unsafe fn dots_along<L: Lanes, E: Element>(
-    op: &Tile<'_>,
-    keys: &[u8],
+    op: &Span<'_>,
+    (keys, positions): (&[u8], usize),
     query: &Query,
     numbers: Range<usize>,
 ) -> [f32; TILE] {
@@ -250,7 +298,7 @@ unsafe fn dots_along<L: Lanes, E: Element>(
         let number = position * op.dim + numbers.start;
         keys.as_ptr().wrapping_add(number * E::SIZE)
     };
-    let (fours, rest) = found[..op.positions].as_chunks_mut::<4>();
+    let (fours, rest) = found[..positions].as_chunks_mut::<4>();
     let done = fours.len() * 4;
     unsafe {
         for (four, found) in fours.iter_mut().enumerate() {
@@ -266,47 +314,55 @@ unsafe fn dots_along<L: Lanes, E: Element>(
 /// Turns a query's scores into weights; returns what earlier weights are to be
 /// multiplied with. Positions that it does not see have no weight.
 #[inline(always)]
-unsafe fn absorb<L: Lanes>(op: &Tile<'_>, query: &mut Query, scores: &mut [f32; TILE]) -> f32 {
-    let (from, to) = query.seen;
+unsafe fn absorb<L: Lanes>(op: &Span<'_>, query: &mut Query, scores: &mut Scores) -> f32 {
+    let scores = &mut scores[..op.tiles.len()];
     if let Some(cap) = op.soft_cap {
+        let scores = scores.as_flattened_mut().iter_mut();
+        scores.for_each(|score| *score = cap * tanh(*score / cap));
+    }
+    let mut largest = unsafe { L::splat(query.max) };
+    for (tile, scores) in op.tiles.iter().zip(&mut *scores) {
+        fill_unseen(scores, tile.part(query.seen), f32::NEG_INFINITY);
+        largest = unsafe { largest.max(L::load_f32(scores.as_ptr().cast())) };
+    }
+    let max = unsafe { largest.largest() };
+    let decay = exp(query.max - max);
+    let mut total = unsafe { L::splat(0.0) };
+    for (tile, scores) in op.tiles.iter().zip(scores) {
         scores
             .iter_mut()
-            .for_each(|score| *score = cap * tanh(*score / cap));
+            .for_each(|score| *score = exp(*score - max));
+        fill_unseen(scores, tile.part(query.seen), 0.0);
+        total = unsafe { total.fma(L::load_f32(scores.as_ptr().cast()), L::splat(1.0)) };
     }
+    query.max = max;
+    query.total = query.total * decay + unsafe { total.sum() };
+    decay
+}
+
+/// Sets what is not from `from` to `to`.
+#[inline(always)]
+fn fill_unseen(scores: &mut [f32; TILE], (from, to): (usize, usize), value: f32) {
     if (from, to) != (0, TILE) {
         for (position, score) in scores.iter_mut().enumerate() {
             if position < from || position >= to {
-                *score = f32::NEG_INFINITY;
+                *score = value;
             }
         }
     }
-    let largest = unsafe { L::load_f32(scores.as_ptr().cast()).largest() };
-    let max = largest.max(query.max);
-    let decay = exp(query.max - max);
-    scores
-        .iter_mut()
-        .for_each(|score| *score = exp(*score - max));
-    if (from, to) != (0, TILE) {
-        scores[..from].fill(0.0);
-        scores[to..].fill(0.0);
-    }
-    query.max = max;
-    let sum = unsafe { L::load_f32(scores.as_ptr().cast()).sum() };
-    query.total = query.total * decay + sum;
-    decay
 }
 
 /// Queries that see the same positions, and their weights.
 struct Weighted<'a> {
     queries: &'a [Query],
-    weights: &'a [[f32; TILE]],
+    weights: &'a [Scores],
     decays: &'a [f32],
 }
 
 /// `out = out * decay + weights * values`, in the order of positions.
 #[inline(always)]
 unsafe fn weigh<L: Lanes, E: Element, const M: usize, const V: usize>(
-    op: &Tile<'_>,
+    op: &Span<'_>,
     weighted: &Weighted<'_>,
     out: &mut [f32],
 ) {
@@ -330,12 +386,12 @@ unsafe fn weigh<L: Lanes, E: Element, const M: usize, const V: usize>(
 
 #[inline(always)]
 unsafe fn weigh_vectors<L: Lanes, E: Element, const M: usize, const V: usize>(
-    op: &Tile<'_>,
+    op: &Span<'_>,
     weighted: &Weighted<'_>,
     vector: usize,
     out: &mut [f32],
 ) {
-    let (from, to) = weighted.queries[0].seen;
+    let seen = weighted.queries[0].seen;
     unsafe {
         let mut sums = [[L::splat(0.0); V]; M];
         for m in 0..M {
@@ -346,19 +402,21 @@ unsafe fn weigh_vectors<L: Lanes, E: Element, const M: usize, const V: usize>(
                 sums[m][v] = L::load_f32(at.cast()).mul(decay);
             }
         }
-        for position in from..to {
-            let row = op
-                .values
-                .as_ptr()
-                .wrapping_add((position * op.dim + vector * LANES) * E::SIZE);
-            let mut values = [L::splat(0.0); V];
-            for v in 0..V {
-                values[v] = E::load::<L>(row.wrapping_add(v * LANES * E::SIZE));
-            }
-            for m in 0..M {
-                let weight = L::splat(*weighted.weights.get_unchecked(m).get_unchecked(position));
+        for (index, tile) in op.tiles.iter().enumerate() {
+            let (from, to) = tile.part(seen);
+            for position in from..to {
+                let number = position * op.dim + vector * LANES;
+                let row = tile.values.as_ptr().wrapping_add(number * E::SIZE);
+                let mut values = [L::splat(0.0); V];
                 for v in 0..V {
-                    sums[m][v] = sums[m][v].fma(weight, values[v]);
+                    values[v] = E::load::<L>(row.wrapping_add(v * LANES * E::SIZE));
+                }
+                for m in 0..M {
+                    let weights = weighted.weights.get_unchecked(m).get_unchecked(index);
+                    let weight = L::splat(*weights.get_unchecked(position));
+                    for v in 0..V {
+                        sums[m][v] = sums[m][v].fma(weight, values[v]);
+                    }
                 }
             }
         }
@@ -374,7 +432,7 @@ unsafe fn weigh_vectors<L: Lanes, E: Element, const M: usize, const V: usize>(
 /// The last numbers, fewer than a vector.
 #[inline(always)]
 unsafe fn weigh_rest<L: Lanes, E: Element>(
-    op: &Tile<'_>,
+    op: &Span<'_>,
     weighted: &Weighted<'_>,
     rest: usize,
     out: &mut [f32],
@@ -385,10 +443,12 @@ unsafe fn weigh_rest<L: Lanes, E: Element>(
         unsafe {
             let decay = L::splat(weighted.decays[m]);
             let mut sum = F32::load_partial::<L>(out.as_ptr().cast(), rest).mul(decay);
-            for position in query.seen.0..query.seen.1 {
-                let values = op.values[(position * op.dim + first) * E::SIZE..].as_ptr();
-                let weight = L::splat(weighted.weights[m][position]);
-                sum = sum.fma(weight, E::load_partial(values, rest));
+            for (tile, weights) in op.tiles.iter().zip(&weighted.weights[m]) {
+                let (from, to) = tile.part(query.seen);
+                for (position, &weight) in weights.iter().enumerate().take(to).skip(from) {
+                    let values = tile.values[(position * op.dim + first) * E::SIZE..].as_ptr();
+                    sum = sum.fma(L::splat(weight), E::load_partial(values, rest));
+                }
             }
             let mut padded = [0.0; LANES];
             sum.store(padded.as_mut_ptr());

@@ -40,6 +40,8 @@ pub(super) trait Lanes: Copy {
     unsafe fn fma(self, a: Self, b: Self) -> Self;
     /// The sum as a tree: lane i with i + 8, then i + 4, i + 2, i + 1.
     unsafe fn sum(self) -> f32;
+    /// The larger of each two numbers; any, if one is NaN.
+    unsafe fn max(self, other: Self) -> Self;
     /// The largest number; any, if one is NaN.
     unsafe fn largest(self) -> f32;
     /// The larger of each number and the other's magnitude; the number, if the
@@ -312,6 +314,14 @@ impl Lanes for Portable {
             }
         }
         self.0[0]
+    }
+
+    #[inline(always)]
+    unsafe fn max(mut self, other: Self) -> Self {
+        for i in 0..LANES {
+            self.0[i] = self.0[i].max(other.0[i]);
+        }
+        self
     }
 
     #[inline(always)]

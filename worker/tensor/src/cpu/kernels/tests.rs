@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::attend::{Keys, Query, Scales, Tile};
+use super::attend::{Keys, Query, Scales, Span, Tile};
 use super::*;
 use crate::cpu::compute::On;
 use crate::cpu::testing::numbers;
@@ -13,11 +13,11 @@ struct Kept {
     across: bool,
 }
 
-/// Queries of `dim` numbers and a tile of so many positions.
+/// Queries of `dim` numbers and a span of tiles of so many positions.
 struct Case {
     dim: usize,
     value_dim: usize,
-    positions: usize,
+    tiles: Vec<usize>,
     kept: Kept,
     queries: Vec<Query>,
     q: Vec<f32>,
@@ -32,10 +32,12 @@ struct Case {
 
 impl Case {
     fn new(
-        (dim, value_dim, positions): (usize, usize, usize),
+        (dim, value_dim): (usize, usize),
+        tiles: &[usize],
         seen: &[(usize, usize)],
         kept: Kept,
     ) -> Case {
+        let positions = tiles.iter().sum::<usize>();
         let queries = seen.iter().enumerate().map(|(index, &(from, len))| Query {
             q: index * dim,
             out: index * value_dim,
@@ -62,7 +64,7 @@ impl Case {
         Case {
             dim,
             value_dim,
-            positions,
+            tiles: tiles.to_vec(),
             kept,
             queries: queries.collect(),
             q: numbers(1, seen.len() * dim),
@@ -84,41 +86,62 @@ impl Case {
         numbers.iter().flat_map(bytes).collect()
     }
 
-    /// Results, and the softmax after the tile, of some of the queries.
-    fn run(&self, kernels: Kernels, which: std::ops::Range<usize>) -> Vec<f32> {
-        let stride = self.positions + 3;
+    /// Keys and values of a tile whose first position is `first`, as they lie
+    /// in memory; keys that lie across are `stride` apart.
+    fn kept(&self, first: usize, positions: usize, stride: usize) -> [Vec<u8>; 2] {
+        let numbers = first * self.dim..(first + positions) * self.dim;
+        let (keys, values) = (&self.keys[numbers.clone()], &self.values[numbers]);
+        if !self.kept.across {
+            return [self.bytes(keys), self.bytes(values)];
+        }
         let mut transposed = vec![77.0; self.dim * stride];
-        for (index, key) in self.keys.iter().enumerate() {
+        for (index, key) in keys.iter().enumerate() {
             transposed[index % self.dim * stride + index / self.dim] = *key;
         }
-        let (keys, values) = match self.kept.across {
-            true => (self.bytes(&transposed), self.bytes(&self.values)),
-            false => (self.bytes(&self.keys), self.bytes(&self.values)),
-        };
-        let tile = Tile {
+        [self.bytes(&transposed), self.bytes(values)]
+    }
+
+    /// Results, and the softmax after the span, of some of the queries.
+    fn run(&self, kernels: Kernels, which: std::ops::Range<usize>) -> Vec<f32> {
+        let firsts = self.tiles.iter().scan(0, |first, &positions| {
+            *first += positions;
+            Some((*first - positions, positions, positions + 3))
+        });
+        let firsts: Vec<_> = firsts.collect();
+        let kept = firsts
+            .iter()
+            .map(|&(first, positions, stride)| self.kept(first, positions, stride));
+        let kept: Vec<_> = kept.collect();
+        let tiles =
+            firsts
+                .iter()
+                .zip(&kept)
+                .map(|(&(first, positions, stride), [keys, values])| Tile {
+                    first,
+                    positions,
+                    keys: match self.kept.across {
+                        true => Keys::Across { keys, stride },
+                        false => Keys::Along(keys),
+                    },
+                    values,
+                    scales: (self.kept.dtype == KvDtype::Int8).then_some(Scales {
+                        keys: &self.key_scales[first..],
+                        values: &self.value_scales[first..],
+                    }),
+                });
+        let tiles: Vec<_> = tiles.collect();
+        let span = Span {
             q: &self.q,
             dim: self.dim,
             value_dim: self.value_dim,
-            positions: self.positions,
             dtype: self.kept.dtype,
-            keys: match self.kept.across {
-                true => Keys::Across {
-                    keys: &keys,
-                    stride,
-                },
-                false => Keys::Along(&keys),
-            },
-            values: &values,
-            scales: (self.kept.dtype == KvDtype::Int8).then_some(Scales {
-                keys: &self.key_scales,
-                values: &self.value_scales,
-            }),
             scale: 0.4,
             soft_cap: None,
+            tiles: &tiles,
         };
         let mut queries = self.queries[which.clone()].to_vec();
         let mut out = self.out.clone();
-        kernels.attend(&tile, &mut queries, &mut out);
+        kernels.attend(&span, &mut queries, &mut out);
         let mut found = out[which.start * self.value_dim..which.end * self.value_dim].to_vec();
         found.extend(queries.iter().flat_map(|query| [query.max, query.total]));
         found
@@ -170,16 +193,16 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(192))]
 
     #[test]
-    fn attention_of_a_tile_is_exact_and_alike_in_any_company_and_instruction_set(
+    fn attention_of_a_span_is_exact_and_alike_in_any_company_and_instruction_set(
         dim in 1usize..90,
         shorter in 0usize..20,
-        positions in prop_oneof![1usize..17, Just(16)],
-        seen in prop::collection::vec((0usize..16, 0usize..30), 1..40),
+        tiles in prop::collection::vec(prop_oneof![1usize..17, Just(16)], 1..5),
+        seen in prop::collection::vec((0usize..64, 0usize..90), 1..40),
         across: bool,
         dtype in prop::sample::select(&KvDtype::ALL),
     ) {
-        let sizes = (dim, dim.saturating_sub(shorter).max(1), positions);
-        let case = Case::new(sizes, &seen, Kept { dtype, across });
+        let sizes = (dim, dim.saturating_sub(shorter).max(1));
+        let case = Case::new(sizes, &tiles, &seen, Kept { dtype, across });
         let all = 0..seen.len();
         let oracle = case.run(Kernels(Isa::Portable), all.clone());
         for (found, exact) in oracle.iter().zip(case.exact()) {

@@ -160,6 +160,14 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        unsafe {
+            let (a, b) = (self, other);
+            Avx2(_mm256_max_ps(a.0, b.0), _mm256_max_ps(a.1, b.1))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn largest(self) -> f32 {
         unsafe { largest_8(_mm256_max_ps(self.0, self.1)) }
     }
@@ -290,6 +298,11 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
             let high = _mm512_extractf32x8_ps::<1>(self.0);
             sum_8(_mm256_add_ps(low, high))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        unsafe { Avx512(_mm512_max_ps(self.0, other.0)) }
     }
 
     #[inline(always)]
