@@ -158,7 +158,7 @@ pub fn run(config: &Config) -> Result<Report, BenchError> {
         let start = Instant::now();
         Ok::<_, BenchError>((
             compute.isa(),
-            Limits::measure(&compute, &|| start.elapsed()),
+            Limits::measure(&compute, &|| start.elapsed())?,
         ))
     };
     let phases = config.phases();

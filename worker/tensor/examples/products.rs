@@ -73,7 +73,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("{} threads, {}", arguments.options.threads, on.isa());
     println!("tokens/s, and share of the limit: of memory for 1, of multipliers for more");
     for round in 0..arguments.rounds {
-        let limits = Limits::measure(&on, &|| arguments.clock.now());
+        let limits = Limits::measure(&on, &|| arguments.clock.now())?;
         println!(
             "\nround {round}: read {:.1} GB/s; 10^9 multiplications/s: f32 {:.0}, bf16 {:.0}, bytes {:.0}",
             limits.read_bytes / 1e9,

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use super::compute::Compute;
 use super::kernels::peaks::Numbers;
+use super::pages::Arena;
+use crate::error::DeviceError;
 
 /// Bytes that no cache holds.
 const MEMORY: usize = 512 << 20;
@@ -27,21 +29,24 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Takes about half a second, and half a GiB of memory. `clock` says the
-    /// time since any moment.
-    pub fn measure(on: &Compute, clock: &dyn Fn() -> Duration) -> Limits {
-        Limits {
-            read_bytes: read(on, clock),
+    /// Takes about half a second, and half a GiB of memory, which is the system's
+    /// again afterwards. `clock` says the time since any moment.
+    pub fn measure(on: &Compute, clock: &dyn Fn() -> Duration) -> Result<Limits, DeviceError> {
+        Ok(Limits {
+            read_bytes: read(on, clock)?,
             f32: multiplications(on, Numbers::F32, clock),
             bf16: multiplications(on, Numbers::Bf16, clock),
             bytes: multiplications(on, Numbers::Bytes, clock),
-        }
+        })
     }
 }
 
 /// The best of three passes, as anything else on the machine only slows it.
-fn read(on: &Compute, clock: &dyn Fn() -> Duration) -> f64 {
-    let memory = vec![1.0f32; MEMORY / size_of::<f32>()];
+fn read(on: &Compute, clock: &dyn Fn() -> Duration) -> Result<f64, DeviceError> {
+    let pages = Arena::new("memory to read");
+    let mut memory = pages.zeroed::<f32>(MEMORY / size_of::<f32>())?;
+    // Pages that were never written are all the same one.
+    memory.fill(1.0);
     let parts = on.pool.threads() * 8;
     let part = memory.len().div_ceil(parts);
     let passes = (0..3).map(|_| {
@@ -52,7 +57,7 @@ fn read(on: &Compute, clock: &dyn Fn() -> Duration) -> f64 {
         });
         MEMORY as f64 / (clock() - start).as_secs_f64()
     });
-    passes.fold(0.0, f64::max)
+    Ok(passes.fold(0.0, f64::max))
 }
 
 fn multiplications(on: &Compute, numbers: Numbers, clock: &dyn Fn() -> Duration) -> f64 {
@@ -79,6 +84,7 @@ mod tests {
         let limits = Limits::measure(&Compute::new(&CpuOptions::new(1)).unwrap(), &|| {
             start.elapsed()
         });
+        let limits = limits.unwrap();
         for rate in [limits.read_bytes, limits.f32, limits.bf16, limits.bytes] {
             assert!(rate.is_finite() && rate > 1e6, "{limits:?}");
         }
