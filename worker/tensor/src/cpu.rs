@@ -48,6 +48,10 @@ const PARALLEL_WORK: usize = 1 << 18;
 
 /// Multiplications that an activation is about as much work as.
 const ACTIVATION_WORK: usize = 16;
+/// Multiplications that a number of a norm is about as much work as.
+const NORM_WORK: usize = 4;
+/// Rows that a thread normalises at a time.
+const NORMS_AT_ONCE: usize = 4;
 /// Activations that a thread computes at a time.
 const ACTIVATION_CHUNK: usize = 2048;
 
@@ -68,6 +72,25 @@ impl CpuDevice {
     fn pool_for(&self, work: usize) -> Option<&Pool> {
         let pool = self.compute.all().pool;
         pool.filter(|_| work >= PARALLEL_WORK)
+    }
+
+    /// Calls `compute` with each chunk of `width` numbers, the last perhaps
+    /// shorter, and its number; a number is as much work as `work`
+    /// multiplications.
+    fn chunks(
+        &self,
+        out: &mut [f32],
+        width: usize,
+        work: usize,
+        compute: &(dyn Fn(usize, &mut [f32]) + Sync),
+    ) {
+        match self.pool_for(out.len() * work) {
+            Some(pool) => pool.chunks(out, width, compute),
+            None => out
+                .chunks_mut(width)
+                .enumerate()
+                .for_each(|(chunk, out)| compute(chunk, out)),
+        }
     }
 }
 
@@ -142,15 +165,12 @@ impl Device for CpuDevice {
         DeviceError::at_least("rms_norm input", x.len(), len)?;
         DeviceError::at_least("rms_norm output", out.len(), len)?;
         DeviceError::at_least("rms_norm weight", weight.len(), norm.cols)?;
-        for (x, out) in x[..len]
-            .chunks(norm.cols)
-            .zip(out[..len].chunks_mut(norm.cols))
-        {
-            let scale = rows::rms_scale(self.compute.kernels, x, norm);
-            for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
-                *out = x * scale * weight;
-            }
-        }
+        let (x, kernels) = (&x[..len], self.compute.kernels);
+        let rows = norm.cols * NORMS_AT_ONCE;
+        self.chunks(&mut out[..len], rows, NORM_WORK, &|chunk, out| {
+            let x = &x[chunk * rows..][..out.len()];
+            rows::rms_norm(kernels, (x, weight), norm, out);
+        });
         Ok(())
     }
 
@@ -158,12 +178,11 @@ impl Device for CpuDevice {
         let len = norm.rows * norm.cols;
         DeviceError::at_least("rms_norm", x.len(), len)?;
         DeviceError::at_least("rms_norm weight", weight.len(), norm.cols)?;
-        for x in x[..len].chunks_mut(norm.cols) {
-            let scale = rows::rms_scale(self.compute.kernels, x, norm);
-            for (x, weight) in x.iter_mut().zip(weight) {
-                *x = *x * scale * weight;
-            }
-        }
+        let kernels = self.compute.kernels;
+        let rows = norm.cols * NORMS_AT_ONCE;
+        self.chunks(&mut x[..len], rows, NORM_WORK, &|_, x| {
+            rows::rms_norm_in_place(kernels, weight, norm, x);
+        });
         Ok(())
     }
 
@@ -289,14 +308,12 @@ impl Device for CpuDevice {
     ) -> Result<()> {
         DeviceError::at_least("gate", gate.len(), len)?;
         DeviceError::at_least("gated input", up.len(), len)?;
-        let (gate, up) = (&mut gate[..len], &up[..len]);
-        match self.pool_for(len * ACTIVATION_WORK) {
-            None => rows::gated(activation, gate, up),
-            Some(pool) => pool.chunks(gate, ACTIVATION_CHUNK, &|chunk, gate| {
-                let up = &up[chunk * ACTIVATION_CHUNK..][..gate.len()];
-                rows::gated(activation, gate, up);
-            }),
-        }
+        let (up, kernels) = (&up[..len], self.compute.kernels);
+        let (width, work) = (ACTIVATION_CHUNK, ACTIVATION_WORK);
+        self.chunks(&mut gate[..len], width, work, &|chunk, gate| {
+            let up = &up[chunk * width..][..gate.len()];
+            kernels.gated(activation, gate, up);
+        });
         Ok(())
     }
 

@@ -26,8 +26,10 @@ use half::bf16;
 
 use super::isa::{Isa, IsaError};
 use super::matrix::activations::{GroupMut, Quantized, round_to_bf16};
+use super::rows;
 use crate::error::DeviceError;
 use crate::kv_shape::KvDtype;
+use crate::ops::Activation;
 use attend::Query;
 use blocks::BlockWeights;
 use lanes::{Bf16, Bf16Pairs, F8, F16, F32, I8, Portable, Widened};
@@ -188,6 +190,20 @@ impl Kernels {
         )
     }
 
+    /// `gate = activation(gate, up)`; both are equally long.
+    pub(super) fn gated(self, activation: Activation, gate: &mut [f32], up: &[f32]) {
+        dispatch!(
+            self.0,
+            gated_portable,
+            gated_avx2,
+            gated_avx512,
+            gated_bf16,
+            activation,
+            gate,
+            up
+        )
+    }
+
     /// Rounds to bf16, little endian; both are equally long.
     pub(super) fn round(self, x: &[f32], out: &mut [[u8; 2]]) {
         dispatch!(
@@ -251,7 +267,7 @@ impl Kernels {
 macro_rules! entry_points {
     (
         $(#[$attribute:meta])* $lanes:ty, tiles $t:literal $r:literal $s:literal:
-        $matmul:ident, $dot:ident, $attend:ident, $quantize:ident, $round:ident, $peak:ident, $read:ident
+        $matmul:ident, $dot:ident, $attend:ident, $quantize:ident, $round:ident, $gated:ident, $peak:ident, $read:ident
     ) => {
         $(#[$attribute])*
         unsafe fn $matmul(op: &FloatProduct<'_>, out: &mut ColumnsMut<'_>) {
@@ -300,6 +316,11 @@ macro_rules! entry_points {
         }
 
         $(#[$attribute])*
+        unsafe fn $gated(activation: Activation, gate: &mut [f32], up: &[f32]) {
+            rows::gated(activation, gate, up);
+        }
+
+        $(#[$attribute])*
         unsafe fn $peak(numbers: Numbers, rounds: usize) -> f32 {
             // SAFETY: the caller's contract is the callee's.
             unsafe {
@@ -320,23 +341,23 @@ macro_rules! entry_points {
 
 entry_points!(
     Portable, tiles 2 2 4: matmul_portable, dot_portable, attend_portable, quantize_portable,
-    round_portable, peak_portable, read_portable
+    round_portable, gated_portable, peak_portable, read_portable
 );
 #[cfg(target_arch = "x86_64")]
 entry_points!(
     #[target_feature(enable = "avx2,fma,f16c")]
     x86::Avx2, tiles 2 2 4: matmul_avx2, dot_avx2, attend_avx2, quantize_avx2,
-    round_avx2, peak_avx2, read_avx2
+    round_avx2, gated_avx2, peak_avx2, read_avx2
 );
 #[cfg(target_arch = "x86_64")]
 entry_points!(
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     x86::Avx512, tiles 4 4 8: matmul_avx512, dot_avx512, attend_avx512, quantize_avx512,
-    round_avx512, peak_avx512, read_avx512
+    round_avx512, gated_avx512, peak_avx512, read_avx512
 );
 #[cfg(target_arch = "x86_64")]
 entry_points!(
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     x86::Avx512<true>, tiles 4 4 8: matmul_bf16, dot_bf16, attend_bf16, quantize_bf16,
-    round_bf16, peak_bf16, read_bf16
+    round_bf16, gated_bf16, peak_bf16, read_bf16
 );

@@ -18,9 +18,34 @@ pub(super) fn check(
 }
 
 /// What each number of a row is multiplied with by its norm.
-pub(super) fn rms_scale(kernels: Kernels, row: &[f32], norm: RmsNorm) -> f32 {
+fn rms_scale(kernels: Kernels, row: &[f32], norm: RmsNorm) -> f32 {
     let mean = kernels.dot(row, row) / norm.cols as f32;
     1.0 / (mean + norm.eps).sqrt()
+}
+
+/// `out = x / sqrt(mean(x^2) + eps) * weight`, row by row.
+pub(super) fn rms_norm(
+    kernels: Kernels,
+    (x, weight): (&[f32], &[f32]),
+    norm: RmsNorm,
+    out: &mut [f32],
+) {
+    for (x, out) in x.chunks(norm.cols).zip(out.chunks_mut(norm.cols)) {
+        let scale = rms_scale(kernels, x, norm);
+        for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
+            *out = x * scale * weight;
+        }
+    }
+}
+
+/// [`rms_norm`] whose result takes the place of `x`.
+pub(super) fn rms_norm_in_place(kernels: Kernels, weight: &[f32], norm: RmsNorm, x: &mut [f32]) {
+    for x in x.chunks_mut(norm.cols) {
+        let scale = rms_scale(kernels, x, norm);
+        for (x, weight) in x.iter_mut().zip(weight) {
+            *x = *x * scale * weight;
+        }
+    }
 }
 
 pub(super) fn copy(
@@ -85,7 +110,9 @@ pub(super) fn rope(
     Ok(())
 }
 
-/// `gate = activation(gate, up)`
+/// `gate = activation(gate, up)`. Inlined into a function of each instruction
+/// set: the same operations on wider vectors.
+#[inline(always)]
 pub(super) fn gated(activation: Activation, gate: &mut [f32], up: &[f32]) {
     let pairs = gate.iter_mut().zip(up);
     match activation {
