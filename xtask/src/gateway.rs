@@ -5,23 +5,20 @@
 //! processes of a measurement before others (chrt), and what compares two
 //! things takes them in turns.
 
-mod bar;
 mod bodies;
 mod fleet;
 mod latency;
 mod load;
-mod part;
 mod prompts;
 mod streams;
-mod text;
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::bar::{self, Bar};
+use crate::part::Binary;
 use crate::{cargo, tools};
-use bar::Bar;
-use part::Binary;
 
 /// A section's name, what it measures, and the measurement.
 type Section = (&'static str, &'static str, fn(&Plan) -> Result<Vec<Bar>>);

@@ -1,19 +1,23 @@
 //! `cargo xtask test`: all that CI does, on any machine.
 //!
 //! Each step can be run alone: `cargo xtask fmt`, `clippy`, `unit`, `deny`,
-//! `smoke`. `cargo xtask soak`, `calibrate` and `gateway` are no part of it: they
-//! take long, or want a machine of their own.
+//! `smoke`. `cargo xtask soak`, `calibrate`, `gateway` and `engine` are no part of
+//! it: they take long, or want a machine of their own.
 
 // It talks to a person at a terminal.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod bar;
 mod calibrate;
 mod cluster;
+mod engine;
 mod gateway;
 mod metrics;
+mod part;
 mod routing;
 mod smoke;
 mod soak;
+mod text;
 mod tools;
 
 use std::process::{Command, ExitCode};
@@ -68,6 +72,9 @@ fn run(wanted: &str) -> Result<()> {
     if wanted == "gateway" {
         return gateway::run(std::env::args().skip(2));
     }
+    if wanted == "engine" {
+        return engine::run(std::env::args().skip(2));
+    }
     if wanted == "routing" {
         return routing::run(std::env::args().skip(2));
     }
@@ -95,6 +102,7 @@ fn usage() -> String {
     }
     text.push_str("\n\nno part of test:\n");
     text.push_str("\n  calibrate  the simulator agrees with a real run");
+    text.push_str("\n  engine     what a long prompt does to streams; see docs/engine.md");
     text.push_str("\n  gateway    what the gateway costs, against its bars; see docs/gateway.md");
     text.push_str("\n  routing    policies side by side in the simulator --traces FOLDER");
     text.push_str("\n  soak       breaks a cluster under load [--minutes 10] [--seed 1]");

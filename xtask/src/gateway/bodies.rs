@@ -3,10 +3,10 @@
 use anyhow::Result;
 
 use super::Plan;
-use super::bar::Bar;
 use super::load::{self, http};
 use super::prompts::WORKER;
-use super::text::write_prompts;
+use crate::bar::Bar;
+use crate::text::write_prompts;
 
 /// Sizes in KB; the first two are mostly fixed cost, and shown only.
 const SIZES: [usize; 11] = [1, 16, 64, 128, 192, 208, 220, 232, 256, 512, 1024];

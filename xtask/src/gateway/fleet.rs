@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::Plan;
-use super::bar::Bar;
 use super::load::{self, http};
 use super::streams::get;
+use crate::bar::Bar;
 use crate::metrics::sum;
 
 const WORKERS: usize = 100;
@@ -92,7 +92,7 @@ pub fn run(plan: &Plan) -> Result<Vec<Bar>> {
 }
 
 /// Starts a router; seconds until it has `held` blocks in its index.
-fn start(plan: &Plan, workers: &[SocketAddr], held: f64) -> Result<(f64, super::part::Part)> {
+fn start(plan: &Plan, workers: &[SocketAddr], held: f64) -> Result<(f64, crate::part::Part)> {
     let began = Instant::now();
     let router = plan.router.router(workers, &[])?;
     let address = router.address()?;

@@ -4,9 +4,9 @@
 use anyhow::Result;
 
 use super::Plan;
-use super::bar::{Bar, median};
 use super::load::{self, Found, http};
-use super::part::Part;
+use crate::bar::{Bar, median};
+use crate::part::Part;
 
 const TURNS: u64 = 5;
 

@@ -4,10 +4,10 @@
 use anyhow::Result;
 
 use super::Plan;
-use super::bar::Bar;
 use super::load::{self, http};
-use super::part::Part;
-use super::text::{Text, write_prompts};
+use crate::bar::Bar;
+use crate::part::Part;
+use crate::text::{Text, write_prompts};
 
 const PROMPTS: usize = 20;
 /// A prompt of this size has about the tokens asked for; what it costs is held

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::Plan;
-use super::bar::Bar;
+use crate::bar::Bar;
 
 const STREAMS: usize = 5000;
 const WARM_UP: usize = 50;

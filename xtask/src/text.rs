@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::ops::Range;
 
 use anyhow::Result;
 use serde_json::json;
@@ -28,6 +29,9 @@ const WORDS: &str = "the a of to and in is it that for was on with as be at by t
     along children saw best church ever least power development light thing seemed family \
     interest want members mind country area others done turned although open God service \
     problem certain kind different began thus help sense means whole matter";
+
+/// No special tokens, and no single bytes.
+const TOKEN_IDS: Range<u64> = 300..1000;
 
 /// A stream of text that depends on its seed alone.
 pub struct Text {
@@ -64,6 +68,14 @@ impl Text {
             });
         }
         text
+    }
+
+    /// Ids of tokens that are plain text in almost every vocabulary.
+    pub fn tokens(&mut self, count: usize) -> Vec<u64> {
+        let ids = TOKEN_IDS.end - TOKEN_IDS.start;
+        (0..count)
+            .map(|_| TOKEN_IDS.start + self.below(ids))
+            .collect()
     }
 
     fn new_word(&mut self, text: &mut String) {
@@ -108,5 +120,14 @@ mod tests {
         assert_ne!(a, b);
         assert_eq!(Text::new(1).take(10_000), a);
         assert_ne!(Text::new(2).take(10_000), a);
+    }
+
+    #[test]
+    fn tokens_are_plain_text_and_do_not_repeat() {
+        let mut text = Text::new(1);
+        let (a, b) = (text.tokens(100), text.tokens(100));
+        assert_eq!(a.len(), 100);
+        assert!(a.iter().all(|id| TOKEN_IDS.contains(id)), "{a:?}");
+        assert_ne!(a, b);
     }
 }
