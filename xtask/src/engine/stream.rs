@@ -169,6 +169,9 @@ fn event(data: &str) -> Result<Vec<Said>> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::net::TcpListener;
+
     use super::*;
 
     fn said(answer: &str) -> Vec<Said> {
@@ -192,6 +195,29 @@ mod tests {
         };
         let expected = [Said::Tokens(1), Said::Tokens(2), usage, Said::Done];
         assert_eq!(said(answer), expected);
+    }
+
+    #[test]
+    fn what_is_asked_for_is_sent_and_hung_up_when_dropped() {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut streams = Streams::new(server.local_addr().unwrap(), "m");
+        assert_eq!(streams.open(&[5, 6], 7).unwrap().0, 0);
+        let (mut socket, _) = server.accept().unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.write_all(b"HTTP/1.0 200 OK\r\n\r\n").unwrap();
+        let tokens = b"data: {\"choices\":[{\"token_ids\":[7]}]}\n\n";
+        socket.write_all(tokens).unwrap();
+        let event = streams.next().unwrap();
+        assert_eq!((event.stream, event.said), (0, Said::Tokens(1)));
+
+        drop(streams);
+        let mut asked = String::new();
+        // Ends because the client hangs up.
+        socket.read_to_string(&mut asked).unwrap();
+        let (_, body) = asked.split_once("\r\n\r\n").unwrap();
+        let body: Value = serde_json::from_str(body).unwrap();
+        assert_eq!(body["prompt"], json!([5, 6]));
+        assert_eq!(body["max_tokens"], 7);
     }
 
     #[test]
