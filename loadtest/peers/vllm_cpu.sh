@@ -74,7 +74,8 @@ if [ -z "$kvasir" ]; then
 fi
 PRELOAD_VLLM=$(preload)
 export PRELOAD_VLLM VLLM_CACHE_ROOT=$peers/vllm-cache
-# vLLM warns of variables that look like its own.
-unset VLLM_VENV
+# vLLM warns of variables that look like its own, and imports for twice as long
+# where what it compiled is not kept.
+unset VLLM_VENV PYTHONDONTWRITEBYTECODE
 "$venv/bin/python" "$scripts/vllm_beside.py" "$kvasir" "$venv/bin/vllm" "$model" \
     --threads "$threads" --rounds "$rounds" "${@:3}"
