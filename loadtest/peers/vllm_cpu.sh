@@ -7,7 +7,7 @@
 # of vllm_beside.py
 #
 # Needs python3 (PYTHON names another) of 3.11 to 3.13 with venv, g++ (vLLM compiles
-# the model at its first start), and 7 GB of disk in PEERS (target/peers unless set).
+# the model when it starts), and 7 GB of disk in PEERS (target/peers unless set).
 # VLLM_VENV is the environment of a vLLM 0.32.0 that is already there; KVASIR a
 # binary to use instead of building one.
 set -euo pipefail

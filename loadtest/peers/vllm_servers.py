@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 
-# From its start: vLLM imports for a minute, and compiles the model the first time.
+# From its start: vLLM imports for a minute, and compiles the model for another.
 READY_WITHIN = 900.0
 END_WITHIN = 60.0
 
