@@ -13,7 +13,10 @@ use crate::rates::{Rates, StepTime};
 /// Steps remembered.
 const WINDOW: usize = 15;
 /// Prompt tokens in a step at least: fewer bring prompts nowhere.
-const LEAST_TOKENS: usize = 8;
+const LEAST_TOKENS: usize = 4;
+/// Beside decodes a prompt token costs at least this share of what it costs on
+/// the whole: what seems less is decodes that went faster than they did before.
+const LEAST_SHARE: f64 = 0.5;
 /// [`TargetStep::Auto`]: a step without prompts so many times.
 const SLOWDOWN: f64 = 1.9;
 
@@ -65,11 +68,12 @@ impl Pace {
 
     /// 0 while unknown.
     fn token_seconds(&self, rates: &Rates) -> f64 {
+        let on_the_whole = rates.prefill_token_seconds();
         let mut costs: Vec<f64> = self.costs.iter().copied().collect();
         costs.sort_by(f64::total_cmp);
         match costs.get(costs.len() / 2) {
-            Some(cost) if *cost > 0.0 => *cost,
-            _ => rates.prefill_token_seconds(),
+            Some(cost) => cost.max(on_the_whole * LEAST_SHARE),
+            None => on_the_whole,
         }
     }
 }
@@ -117,7 +121,7 @@ mod tests {
 
     #[test]
     fn steps_settle_at_their_target_whatever_tokens_cost() {
-        for (cost, tokens) in [(Duration::from_micros(100), 90), (MS / 2, 18), (5 * MS, 8)] {
+        for (cost, tokens) in [(Duration::from_micros(100), 90), (MS / 2, 18), (5 * MS, 4)] {
             let mut device = Device::new(cost);
             device.step(64);
             let budget = device.budget(TargetStep::Auto);
@@ -139,6 +143,18 @@ mod tests {
         device.cost = MS;
         (0..WINDOW).for_each(|_| device.step(20));
         assert!(device.budget(TargetStep::Auto).abs_diff(9) <= 1);
+    }
+
+    #[test]
+    fn tokens_that_seem_free_do_not_make_steps_long() {
+        let mut device = Device::new(MS / 10);
+        device.step(90);
+        // Decodes take half of what they took, so steps with prompts no longer
+        // take more than those without did.
+        device.cost = Duration::from_micros(1);
+        (0..WINDOW).for_each(|_| device.step(90));
+        let budget = device.budget(TargetStep::Auto);
+        assert!(budget < 400, "{budget}");
     }
 
     #[test]

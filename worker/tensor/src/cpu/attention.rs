@@ -22,6 +22,9 @@ use crate::ops;
 const GROUP: usize = 8;
 /// Rows of a sequence that are computed together, at most.
 const ROWS: usize = 8;
+/// Tasks that a thread has at least, where there are so many: those of long
+/// sequences take long.
+const TASKS_PER_THREAD: usize = 8;
 
 /// One layer's attention.
 pub(super) struct Attention<'a> {
@@ -52,7 +55,9 @@ impl Attention<'_> {
     /// Attention of the whole batch: `q` is `[rows, heads, head_dim]`, `out`
     /// `[rows, heads, value_dim]`.
     pub(super) fn run(&self, threads: Option<&Pool>, q: &[f32], out: &mut [f32]) {
-        let tasks = self.tasks(out);
+        // A lock each, which nobody else takes: tasks are numbers, not slices.
+        let tasks = self.tasks(threads.map_or(1, Pool::threads));
+        let tasks: Vec<_> = tasks.into_iter().map(Mutex::new).collect();
         let run = |task: usize| {
             let mut task = tasks[task].lock().unwrap_or_else(PoisonError::into_inner);
             self.task(q, &mut task);
@@ -61,31 +66,42 @@ impl Attention<'_> {
             None => (0..tasks.len()).for_each(run),
             Some(pool) => pool.run(tasks.len(), &run),
         }
+        let value_dim = self.shape().value_dim();
+        for task in tasks {
+            let task = task.into_inner().unwrap_or_else(PoisonError::into_inner);
+            let width = task.heads.len() * value_dim;
+            for (row, values) in task.rows.zip(task.out.chunks(width)) {
+                let first = (row * self.op.heads + task.heads.start) * value_dim;
+                out[first..first + width].copy_from_slice(values);
+            }
+        }
     }
 
-    /// Cuts the batch into tasks. A lock each, which nobody else takes: tasks
-    /// are numbers, not slices.
-    fn tasks<'a>(&self, mut out: &'a mut [f32]) -> Vec<Mutex<Task<'a>>> {
+    /// Cuts the batch into tasks, of which several threads have several each.
+    fn tasks(&self, threads: usize) -> Vec<Task> {
         let value_dim = self.shape().value_dim();
-        let mut tasks = Vec::new();
+        let mut groups = Vec::new();
         let mut first = 0;
         while first < self.inputs.rows.len() {
             let rows = first..first + self.inputs.neighbours(first, ROWS);
-            // A single row's heads are tasks of their own.
-            let width = match rows.len() {
-                1 => self.task_heads(),
-                _ => self.op.heads,
-            };
-            for head in (0..self.op.heads).step_by(width) {
-                let (taken, rest) = out.split_at_mut(rows.len() * width * value_dim);
-                out = rest;
-                tasks.push(Mutex::new(Task {
-                    rows: rows.clone(),
-                    heads: head..head + width,
-                    out: taken,
-                }));
-            }
             first = rows.end;
+            groups.push(rows);
+        }
+        let all_heads = groups.len() >= threads * TASKS_PER_THREAD;
+        let shared = self.op.heads / self.shape().kv_heads;
+        let mut tasks = Vec::new();
+        for rows in groups {
+            let width = match rows.len() {
+                // A single row's heads are tasks of their own.
+                1 => self.task_heads(),
+                _ if all_heads => self.op.heads,
+                _ => shared,
+            };
+            tasks.extend((0..self.op.heads).step_by(width).map(|head| Task {
+                rows: rows.clone(),
+                heads: head..head + width,
+                out: vec![0.0; rows.len() * width * value_dim],
+            }));
         }
         tasks
     }
@@ -116,9 +132,8 @@ impl Attention<'_> {
     }
 
     /// All rows of a task, KV head after KV head.
-    fn task(&self, q: &[f32], task: &mut Task<'_>) {
+    fn task(&self, q: &[f32], task: &mut Task) {
         let shared = self.op.heads / self.shape().kv_heads;
-        task.out.fill(0.0);
         let mut queries = Vec::with_capacity(task.rows.len() * shared);
         let mut first = task.heads.start;
         while first < task.heads.end {
@@ -131,7 +146,7 @@ impl Attention<'_> {
     }
 
     /// Rows' queries of heads that share a KV head, row after row.
-    fn queries(&self, task: &Task<'_>, heads: Range<usize>, queries: &mut Vec<Query>) {
+    fn queries(&self, task: &Task, heads: Range<usize>, queries: &mut Vec<Query>) {
         let (dim, value_dim) = (self.shape().head_dim, self.shape().value_dim());
         queries.clear();
         for (index, row) in task.rows.clone().enumerate() {
@@ -150,7 +165,7 @@ impl Attention<'_> {
     }
 
     /// Queries of one KV head over all positions that they see.
-    fn head(&self, (q, kv_head): (&[f32], usize), task: &mut Task<'_>, queries: &mut [Query]) {
+    fn head(&self, (q, kv_head): (&[f32], usize), task: &mut Task, queries: &mut [Query]) {
         let rows = &self.inputs.rows[task.rows.clone()];
         let (Some(&first_row), Some(&last_row)) = (rows.first(), rows.last()) else {
             return;
@@ -190,7 +205,7 @@ impl Attention<'_> {
             };
             // Rows that see any of it are neighbours.
             let seeing = &mut queries[seeing.start * shared..seeing.end * shared];
-            self.kernels.attend(&span, seeing, task.out);
+            self.kernels.attend(&span, seeing, &mut task.out);
             index += TILES;
         }
         let value_dim = self.shape().value_dim();
@@ -244,9 +259,9 @@ impl Cuts {
 }
 
 /// Neighbouring rows of a sequence and some heads of theirs.
-struct Task<'a> {
+struct Task {
     rows: Range<usize>,
     heads: Range<usize>,
     /// `[rows, heads, value_dim]`
-    out: &'a mut [f32],
+    out: Vec<f32>,
 }
