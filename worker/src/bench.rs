@@ -70,7 +70,7 @@ pub struct Config {
     pub quantize: Option<Quantize>,
 
     /// How keys and values are kept
-    #[arg(long, value_name = "f32|bf16|int8", default_value = "f32")]
+    #[arg(long, value_name = "f32|bf16|int8", default_value = "bf16")]
     pub kv_dtype: KvDtype,
 
     /// Sequences that decode together

@@ -99,10 +99,10 @@ pub struct Config {
     #[arg(long, value_name = "SIZE", default_value = "0B")]
     pub kv_host_memory: ByteSize,
 
-    /// How keys and values are kept: bf16 takes half the memory of f32, int8
-    /// about a quarter, and both are less precise. Workers that hand prompts over
-    /// must agree
-    #[arg(long, value_name = "f32|bf16|int8", default_value = "f32")]
+    /// How keys and values are kept: bf16 is the precision that models are trained
+    /// in, f32 takes twice its memory and loses nothing, int8 takes about half of
+    /// it and loses more. Workers that hand prompts over must agree
+    #[arg(long, value_name = "f32|bf16|int8", default_value = "bf16")]
     pub kv_dtype: KvDtype,
 
     /// Number of KV blocks, instead of --kv-memory. Default of --device sim:

@@ -23,6 +23,8 @@ use crate::kv_shape::KvDtype;
 pub(in crate::cpu) const TILE: usize = LANES;
 /// Tiles of a span.
 pub(in crate::cpu) const TILES: usize = 4;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 /// Queries whose scores are kept at a time.
 const KEPT: usize = 16;
 
@@ -77,6 +79,14 @@ pub(in crate::cpu) enum Keys<'a> {
     Across { keys: &'a [u8], stride: usize },
     /// `[positions][dim]`, of which values are the first `value_dim`.
     Along(&'a [u8]),
+}
+
+impl<'a> Keys<'a> {
+    fn bytes(self) -> &'a [u8] {
+        match self {
+            Keys::Across { keys, .. } | Keys::Along(keys) => keys,
+        }
+    }
 }
 
 /// What numbers are to be multiplied with; each is `[positions]`.
@@ -150,6 +160,10 @@ pub(super) unsafe fn attend<
         for (index, tile) in op.tiles.iter().enumerate() {
             let of = (op, tile, index);
             unsafe {
+                ask_for::<L>(tile.values, tile.positions * op.dim * E::SIZE);
+                if let Some(next) = op.tiles.get(index + 1) {
+                    ask_for::<L>(next.keys.bytes(), next.positions * op.dim * E::SIZE);
+                }
                 match tile.keys {
                     Keys::Across { keys, stride } => {
                         across::<L, E, S>(of, (keys, stride), queries, &mut scores);
@@ -191,6 +205,15 @@ pub(super) unsafe fn attend<
             }
             first = end;
         }
+    }
+}
+
+/// Asks for the first `len` bytes: blocks lie anywhere, so the processor does not
+/// see what is read next.
+#[inline(always)]
+unsafe fn ask_for<L: Lanes>(bytes: &[u8], len: usize) {
+    for line in (0..len.min(bytes.len())).step_by(LINE) {
+        unsafe { L::prefetch(bytes.as_ptr().wrapping_add(line)) };
     }
 }
 
