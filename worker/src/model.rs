@@ -202,7 +202,7 @@ mod tests {
         let model = load(&config(|_| {})).unwrap();
         assert_eq!(model.name, "llama3-gqa-tied-sharded");
         assert_eq!(model.runner.shape().total_blocks, 8);
-        assert_eq!(model.runner.shape().kv.dtype, "f32");
+        assert_eq!(model.runner.shape().kv.dtype, "bf16");
         assert!(model.files.iter().any(|(name, _)| name == "config.json"));
         let named = load(&config(|it| it.served_model_name = Some("m".into()))).unwrap();
         assert_eq!(named.name, "m");
