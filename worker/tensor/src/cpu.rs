@@ -4,6 +4,7 @@
 mod attention;
 mod compute;
 mod experts;
+mod heads;
 mod inputs;
 mod isa;
 mod kernels;
@@ -13,7 +14,6 @@ mod math;
 mod matrix;
 mod pages;
 mod pool;
-mod product;
 mod rows;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -30,6 +30,7 @@ use crate::ops::{self, Activation, Columns, ExpertInput, RmsNorm, Rotation, Rout
 use attention::Attention;
 pub use compute::{Compute, CpuOptions};
 pub use experts::CpuRoutes;
+use heads::{HeadProducts, same_shape};
 pub use inputs::CpuInputs;
 pub use isa::{Isa, IsaError};
 pub use kv_pool::CpuKvPool;
@@ -38,7 +39,6 @@ pub use limits::Limits;
 use matrix::Product;
 pub use matrix::{Activations, Bf16Activations, Matrix};
 use pool::Pool;
-use product::{HeadProducts, same_shape};
 pub use timed::{Clock, Meter, Operation, Timed, Usage};
 
 type Result<T> = std::result::Result<T, DeviceError>;

@@ -74,24 +74,22 @@ pub(in crate::cpu) fn products(
 
 /// The forms that are needed, and which of them each product reads.
 fn inputs<'a>(products: &[Product<'a>], on: On<'_>) -> (Vec<Input<'a>>, Vec<usize>) {
-    let mut inputs: Vec<(Activations<'a>, Input<'a>)> = Vec::new();
+    let mut inputs: Vec<Input<'a>> = Vec::new();
+    // The first product that reads each.
+    let mut firsts: Vec<&Product<'a>> = Vec::new();
     let mut input_of = Vec::with_capacity(products.len());
     for product in products {
-        let (matrix, activations) = (product.matrix, product.activations);
-        let serves = |(of, input): &(Activations<'a>, Input<'a>)| {
-            std::ptr::eq(of.x, activations.x)
-                && of.tokens == activations.tokens
-                && matrix.takes(input, on)
+        let serves = |(first, input): (&&Product<'a>, &Input<'a>)| {
+            first.reads_as(product) && product.matrix.takes(input, on)
         };
-        input_of.push(inputs.iter().position(serves).unwrap_or_else(|| {
-            inputs.push((activations, matrix.input(activations, on)));
+        let found = firsts.iter().zip(&inputs).position(serves);
+        input_of.push(found.unwrap_or_else(|| {
+            firsts.push(product);
+            inputs.push(product.matrix.input(product.activations, on));
             inputs.len() - 1
         }));
     }
-    (
-        inputs.into_iter().map(|(_, input)| input).collect(),
-        input_of,
-    )
+    (inputs, input_of)
 }
 
 /// Rounded to bf16, little endian.
@@ -116,6 +114,14 @@ impl Product<'_> {
         DeviceError::at_least("linear input", x.len(), tokens * cols)?;
         DeviceError::at_least("linear output", self.out.len(), tokens * rows)?;
         DeviceError::at_least("linear bias", bias.map_or(rows, <[f32]>::len), rows)
+    }
+
+    /// Whether both read the same numbers.
+    fn reads_as(&self, other: &Product<'_>) -> bool {
+        let (ours, theirs) = (self.activations, other.activations);
+        std::ptr::eq(ours.x, theirs.x)
+            && ours.tokens == theirs.tokens
+            && self.matrix.cols == other.matrix.cols
     }
 
     /// Multiplications.

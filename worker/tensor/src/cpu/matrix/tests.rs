@@ -254,3 +254,50 @@ fn refuses_buffers_that_are_too_short() {
     assert!(refused(128, 8, 3));
     assert!(!refused(128, 8, 4));
 }
+
+/// Encodings whose weights meet activations in several forms, of one matrix and
+/// of another with other columns.
+#[test]
+fn products_together_are_those_alone() {
+    let encodings = [
+        Encoding::Q8_0,
+        Encoding::F32,
+        Encoding::Q4_0,
+        Encoding::Bf16,
+        Encoding::Q6K,
+        Encoding::Q8_0,
+    ];
+    for isa in Isa::available() {
+        let on = compute(isa, 2, Bf16Activations::Rounded);
+        let cols = |index: usize| if index == 5 { 256 } else { 512 };
+        let matrices = encodings.iter().enumerate().map(|(index, &encoding)| {
+            let stored = stored(encoding, 40 + 16 * index, cols(index), index as u64);
+            on.matrix(stored).unwrap()
+        });
+        let matrices: Vec<_> = matrices.collect();
+        let (tokens, x) = (9, numbers(3, 9 * 512));
+        let bias = numbers(4, 200);
+        let mut outs: Vec<_> = matrices
+            .iter()
+            .map(|it| vec![f32::NAN; tokens * it.rows()])
+            .collect();
+        let together = matrices.iter().zip(&mut outs).map(|(matrix, out)| Product {
+            matrix,
+            activations: Activations {
+                x: &x,
+                tokens,
+                bias: Some(&bias),
+            },
+            out,
+        });
+        products(&mut together.collect::<Vec<_>>(), on.all()).unwrap();
+        for (matrix, out) in matrices.iter().zip(&outs) {
+            let x = &x[..tokens * matrix.cols()];
+            assert_eq!(
+                &product(matrix, x, Some(&bias[..matrix.rows()]), &on),
+                out,
+                "{isa:?}"
+            );
+        }
+    }
+}
