@@ -9,15 +9,14 @@
 //! SAFETY (of every body here): the instruction set exists by the contract of
 //! [`Lanes`]; `kernels` has checked that slices are as long as shapes say.
 
-// Tiles are indexed by their constant sizes, so that they unroll into registers.
-#![allow(clippy::needless_range_loop)]
+mod scores;
+mod weigh;
 
-use std::ops::Range;
-
-use super::generic::dots;
-use super::lanes::{Element, F32, LANES, Lanes, Widened};
+use super::lanes::{Element, LANES, Lanes};
 use crate::cpu::math::{exp, tanh};
 use crate::kv_shape::KvDtype;
+use scores::{across, along};
+use weigh::{Weighted, weigh};
 
 /// Positions whose scores are computed together, a lane each.
 pub(in crate::cpu) const TILE: usize = LANES;
@@ -217,123 +216,6 @@ unsafe fn ask_for<L: Lanes>(bytes: &[u8], len: usize) {
     }
 }
 
-/// Each score with its position's scale.
-#[inline(always)]
-fn multiply(scores: &mut [f32; TILE], scales: &[f32]) {
-    let scores = scores.iter_mut().zip(scales);
-    scores.for_each(|(score, scale)| *score *= scale);
-}
-
-/// Scores of a tile, of its number in the span, whose keys lie across: each
-/// lane a position.
-#[inline(always)]
-unsafe fn across<L: Lanes, E: Element, const S: usize>(
-    (op, tile, index): (&Span<'_>, &Tile<'_>, usize),
-    keys: (&[u8], usize),
-    queries: &[Query],
-    scores: &mut [Scores; KEPT],
-) {
-    let (several, rest) = queries.as_chunks::<S>();
-    for (queries, scores) in several.iter().zip(scores.chunks_mut(S)) {
-        unsafe { across_of::<L, E, S>((op, tile, index), keys, queries, scores) };
-    }
-    for (query, scores) in rest.iter().zip(&mut scores[several.len() * S..]) {
-        let scores = std::slice::from_mut(scores);
-        unsafe { across_of::<L, E, 1>((op, tile, index), keys, &[*query], scores) };
-    }
-}
-
-#[inline(always)]
-unsafe fn across_of<L: Lanes, E: Element, const S: usize>(
-    (op, tile, index): (&Span<'_>, &Tile<'_>, usize),
-    (keys, stride): (&[u8], usize),
-    queries: &[Query; S],
-    scores: &mut [Scores],
-) {
-    unsafe {
-        let mut sums = [L::splat(0.0); S];
-        let mut starts = [op.q.as_ptr(); S];
-        for s in 0..S {
-            starts[s] = op.q.as_ptr().add(queries[s].q);
-        }
-        for d in 0..op.dim {
-            let keys = keys.as_ptr().wrapping_add(d * stride * E::SIZE);
-            let keys = match tile.positions {
-                TILE => E::load::<L>(keys),
-                few => E::load_partial(keys, few),
-            };
-            for s in 0..S {
-                sums[s] = sums[s].fma(L::splat(*starts[s].add(d)), keys);
-            }
-        }
-        for s in 0..S {
-            let scores = &mut scores[s][index];
-            sums[s].mul(L::splat(op.scale)).store(scores.as_mut_ptr());
-            if let Some(scales) = &tile.scales {
-                multiply(scores, scales.keys);
-            }
-        }
-    }
-}
-
-/// Scores of a tile whose keys lie one after the other.
-#[inline(always)]
-unsafe fn along<L: Lanes, E: Element>(
-    (op, tile, index): (&Span<'_>, &Tile<'_>, usize),
-    keys: &[u8],
-    queries: &[Query],
-    scores: &mut [Scores; KEPT],
-) {
-    let keys = (keys, tile.positions);
-    for (query, scores) in queries.iter().zip(scores) {
-        let scores = &mut scores[index];
-        *scores = unsafe {
-            match &tile.scales {
-                None => dots_along::<L, E>(op, keys, query, 0..op.dim),
-                Some(scales) => {
-                    let mut sums = dots_along::<L, E>(op, keys, query, 0..op.value_dim);
-                    let mut rest = dots_along::<L, E>(op, keys, query, op.value_dim..op.dim);
-                    multiply(&mut sums, scales.values);
-                    multiply(&mut rest, scales.keys);
-                    sums.iter_mut()
-                        .zip(rest)
-                        .for_each(|(sum, rest)| *sum += rest);
-                    sums
-                }
-            }
-        };
-        scores.iter_mut().for_each(|score| *score *= op.scale);
-    }
-}
-
-/// Dot products of some of the numbers of a query and of so many keys, which lie
-/// one after the other.
-#[inline(always)]
-unsafe fn dots_along<L: Lanes, E: Element>(
-    op: &Span<'_>,
-    (keys, positions): (&[u8], usize),
-    query: &Query,
-    numbers: Range<usize>,
-) -> [f32; TILE] {
-    let mut found = [0.0; TILE];
-    let q = op.q[query.q + numbers.start..].as_ptr().cast();
-    let at = |position: usize| {
-        let number = position * op.dim + numbers.start;
-        keys.as_ptr().wrapping_add(number * E::SIZE)
-    };
-    let (fours, rest) = found[..positions].as_chunks_mut::<4>();
-    let done = fours.len() * 4;
-    unsafe {
-        for (four, found) in fours.iter_mut().enumerate() {
-            *found = dots::<L, Widened<E>, 1, 4>(numbers.len(), q, (at(four * 4), op.dim))[0];
-        }
-        for (one, found) in rest.iter_mut().enumerate() {
-            *found = dots::<L, Widened<E>, 1, 1>(numbers.len(), q, (at(done + one), op.dim))[0][0];
-        }
-    }
-    found
-}
-
 /// Turns a query's scores into weights; returns what earlier weights are to be
 /// multiplied with. Positions that it does not see have no weight.
 #[inline(always)]
@@ -375,107 +257,9 @@ fn fill_unseen(scores: &mut [f32; TILE], (from, to): (usize, usize), value: f32)
     }
 }
 
-/// Queries that see the same positions, and their weights.
-struct Weighted<'a> {
-    queries: &'a [Query],
-    weights: &'a [Scores],
-    decays: &'a [f32],
-}
-
-/// `out = out * decay + weights * values`, in the order of positions.
+/// Each score with its position's scale.
 #[inline(always)]
-unsafe fn weigh<L: Lanes, E: Element, const M: usize, const V: usize>(
-    op: &Span<'_>,
-    weighted: &Weighted<'_>,
-    out: &mut [f32],
-) {
-    let vectors = op.value_dim / LANES;
-    let rest = op.value_dim % LANES;
-    let mut vector = 0;
-    unsafe {
-        while vector + V <= vectors {
-            weigh_vectors::<L, E, M, V>(op, weighted, vector, out);
-            vector += V;
-        }
-        while vector < vectors {
-            weigh_vectors::<L, E, M, 1>(op, weighted, vector, out);
-            vector += 1;
-        }
-    }
-    if rest > 0 {
-        unsafe { weigh_rest::<L, E>(op, weighted, rest, out) };
-    }
-}
-
-#[inline(always)]
-unsafe fn weigh_vectors<L: Lanes, E: Element, const M: usize, const V: usize>(
-    op: &Span<'_>,
-    weighted: &Weighted<'_>,
-    vector: usize,
-    out: &mut [f32],
-) {
-    let seen = weighted.queries[0].seen;
-    unsafe {
-        let mut sums = [[L::splat(0.0); V]; M];
-        for m in 0..M {
-            let decay = L::splat(*weighted.decays.get_unchecked(m));
-            let out = out.as_ptr().add(weighted.queries.get_unchecked(m).out);
-            for v in 0..V {
-                let at = out.wrapping_add((vector + v) * LANES);
-                sums[m][v] = L::load_f32(at.cast()).mul(decay);
-            }
-        }
-        for (index, tile) in op.tiles.iter().enumerate() {
-            let (from, to) = tile.part(seen);
-            for position in from..to {
-                let number = position * op.dim + vector * LANES;
-                let row = tile.values.as_ptr().wrapping_add(number * E::SIZE);
-                let mut values = [L::splat(0.0); V];
-                for v in 0..V {
-                    values[v] = E::load::<L>(row.wrapping_add(v * LANES * E::SIZE));
-                }
-                for m in 0..M {
-                    let weights = weighted.weights.get_unchecked(m).get_unchecked(index);
-                    let weight = L::splat(*weights.get_unchecked(position));
-                    for v in 0..V {
-                        sums[m][v] = sums[m][v].fma(weight, values[v]);
-                    }
-                }
-            }
-        }
-        for m in 0..M {
-            let out = out.as_mut_ptr().add(weighted.queries.get_unchecked(m).out);
-            for v in 0..V {
-                sums[m][v].store(out.wrapping_add((vector + v) * LANES));
-            }
-        }
-    }
-}
-
-/// The last numbers, fewer than a vector.
-#[inline(always)]
-unsafe fn weigh_rest<L: Lanes, E: Element>(
-    op: &Span<'_>,
-    weighted: &Weighted<'_>,
-    rest: usize,
-    out: &mut [f32],
-) {
-    let first = op.value_dim - rest;
-    for (m, query) in weighted.queries.iter().enumerate() {
-        let out = &mut out[query.out + first..query.out + op.value_dim];
-        unsafe {
-            let decay = L::splat(weighted.decays[m]);
-            let mut sum = F32::load_partial::<L>(out.as_ptr().cast(), rest).mul(decay);
-            for (tile, weights) in op.tiles.iter().zip(&weighted.weights[m]) {
-                let (from, to) = tile.part(query.seen);
-                for (position, &weight) in weights.iter().enumerate().take(to).skip(from) {
-                    let values = tile.values[(position * op.dim + first) * E::SIZE..].as_ptr();
-                    sum = sum.fma(L::splat(weight), E::load_partial(values, rest));
-                }
-            }
-            let mut padded = [0.0; LANES];
-            sum.store(padded.as_mut_ptr());
-            out.copy_from_slice(&padded[..rest]);
-        }
-    }
+fn multiply(scores: &mut [f32; TILE], scales: &[f32]) {
+    let scores = scores.iter_mut().zip(scales);
+    scores.for_each(|(score, scale)| *score *= scale);
 }
