@@ -1,5 +1,6 @@
 //! The CPU device: floats stay as stored and are widened inside the kernels,
-//! quantised weights are packed for them; activations and KV are f32.
+//! quantised weights are packed for them; activations are f32, and KV is as its
+//! pool's shape says.
 
 mod attention;
 mod compute;

@@ -88,14 +88,12 @@ impl Attention<'_> {
             groups.push(rows);
         }
         let all_heads = groups.len() >= threads * TASKS_PER_THREAD;
-        let shared = self.op.heads / self.shape().kv_heads;
         let mut tasks = Vec::new();
         for rows in groups {
-            let width = match rows.len() {
-                // A single row's heads are tasks of their own.
-                1 => self.task_heads(),
-                _ if all_heads => self.op.heads,
-                _ => shared,
+            // A single row's heads are tasks of their own.
+            let width = match all_heads && rows.len() > 1 {
+                true => self.op.heads,
+                false => self.task_heads(),
             };
             tasks.extend((0..self.op.heads).step_by(width).map(|head| Task {
                 rows: rows.clone(),
@@ -106,8 +104,8 @@ impl Attention<'_> {
         tasks
     }
 
-    /// Query heads of a single row that share a KV head and are computed
-    /// together.
+    /// Query heads that share a KV head and are computed together, where not all
+    /// are.
     fn task_heads(&self) -> usize {
         let shared = self.op.heads / self.shape().kv_heads;
         let fits = |heads: &usize| shared.is_multiple_of(*heads);
