@@ -12,6 +12,7 @@ pub(super) mod amx;
 pub(super) mod attend;
 pub(super) mod blocks;
 mod columns;
+mod floats;
 mod generic;
 mod lanes;
 pub(super) mod peaks;
@@ -20,12 +21,16 @@ mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub(super) use blocks::Line;
 pub(super) use columns::ColumnsMut;
+pub(super) use floats::{FloatProduct, Operands};
 
+#[cfg(target_arch = "x86_64")]
 use half::bf16;
 
 use super::isa::{Isa, IsaError};
-use super::matrix::activations::{GroupMut, Quantized, round_to_bf16};
+use super::matrix::activations::{GroupMut, Quantized};
+use super::matrix::floats::{FloatForm, FloatTileMut};
 use super::rows;
 use crate::error::DeviceError;
 use crate::kv_shape::KvDtype;
@@ -34,48 +39,6 @@ use attend::Query;
 use blocks::BlockWeights;
 use lanes::{Bf16, Bf16Pairs, F8, F16, F32, I8, Portable, Widened};
 use peaks::Numbers;
-
-/// A product of activations `[tokens, k]` and the transpose of weights
-/// `[rows, k]`; tokens and rows are those of the output.
-pub(super) struct FloatProduct<'a> {
-    pub k: usize,
-    /// Row-major.
-    pub x: &'a [u8],
-    /// Row-major, little endian.
-    pub w: &'a [u8],
-    pub operands: Operands,
-    /// `[rows]`: what sums are multiplied with.
-    pub row_scales: Option<&'a [f32]>,
-    /// `[rows]`
-    pub bias: Option<&'a [f32]>,
-}
-
-/// What activations and weights are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Operands {
-    /// f32, and f32.
-    F32,
-    /// f32, and bf16.
-    Bf16,
-    /// f32, and f16.
-    F16,
-    /// f32, and E4M3 taken as divided by 256.
-    F8,
-    /// bf16, and bf16.
-    Bf16Pairs,
-}
-
-impl Operands {
-    /// Bytes of an activation and of a weight.
-    fn sizes(self) -> (usize, usize) {
-        match self {
-            Operands::F32 => (4, 4),
-            Operands::Bf16 | Operands::F16 => (4, 2),
-            Operands::F8 => (4, 1),
-            Operands::Bf16Pairs => (2, 2),
-        }
-    }
-}
 
 /// The kernels of one instruction set.
 #[derive(Clone, Copy, Debug)]
@@ -204,25 +167,33 @@ impl Kernels {
         )
     }
 
-    /// Rounds to bf16, little endian; both are equally long.
-    pub(super) fn round(self, x: &[f32], out: &mut [[u8; 2]]) {
+    /// How activations are laid out for [`Kernels::floats`].
+    pub(super) fn float_form(self, operands: Operands) -> FloatForm {
+        FloatForm {
+            together: match self.0 {
+                Isa::Portable | Isa::Avx2 => 2,
+                _ => 6,
+            },
+            bf16: operands == Operands::Bf16Pairs,
+        }
+    }
+
+    pub(super) fn lay_out(self, tile: &mut FloatTileMut<'_>) {
         dispatch!(
             self.0,
-            round_portable,
-            round_avx2,
-            round_avx512,
-            round_bf16,
-            x,
-            out
+            lay_out_portable,
+            lay_out_avx2,
+            lay_out_avx512,
+            lay_out_bf16,
+            tile
         )
     }
 
     /// Computes the output's columns; weights, scales and bias are those
     /// columns' rows.
     pub(super) fn floats(self, op: &FloatProduct<'_>, out: &mut ColumnsMut<'_>) {
-        let (x_size, w_size) = op.operands.sizes();
-        assert!(op.x.len() >= out.rows() * op.k * x_size);
-        assert!(op.w.len() >= out.width() * op.k * w_size);
+        assert!(op.x.form() == self.float_form(op.operands) && op.x.tokens() == out.rows());
+        assert!(op.w.len() >= out.width() * op.x.k() * op.operands.weight_bytes());
         assert!(
             op.row_scales
                 .is_none_or(|scales| scales.len() >= out.width())
@@ -267,18 +238,18 @@ impl Kernels {
 macro_rules! entry_points {
     (
         $(#[$attribute:meta])* $lanes:ty, tiles $t:literal $r:literal $s:literal:
-        $matmul:ident, $dot:ident, $attend:ident, $quantize:ident, $round:ident, $gated:ident, $peak:ident, $read:ident
+        $matmul:ident, $dot:ident, $attend:ident, $quantize:ident, $lay_out:ident, $gated:ident, $peak:ident, $read:ident
     ) => {
         $(#[$attribute])*
         unsafe fn $matmul(op: &FloatProduct<'_>, out: &mut ColumnsMut<'_>) {
             // SAFETY: the caller's contract is the callee's.
             unsafe {
                 match op.operands {
-                    Operands::F32 => generic::matmul::<$lanes, Widened<F32>, $t, $r, $s>(op, out),
-                    Operands::Bf16 => generic::matmul::<$lanes, Widened<Bf16>, $t, $r, $s>(op, out),
-                    Operands::F16 => generic::matmul::<$lanes, Widened<F16>, $t, $r, $s>(op, out),
-                    Operands::F8 => generic::matmul::<$lanes, Widened<F8>, $t, $r, $s>(op, out),
-                    Operands::Bf16Pairs => generic::matmul::<$lanes, Bf16Pairs, $t, $r, $s>(op, out),
+                    Operands::F32 => floats::matmul::<$lanes, Widened<F32>, $t, $r, $s>(op, out),
+                    Operands::Bf16 => floats::matmul::<$lanes, Widened<Bf16>, $t, $r, $s>(op, out),
+                    Operands::F16 => floats::matmul::<$lanes, Widened<F16>, $t, $r, $s>(op, out),
+                    Operands::F8 => floats::matmul::<$lanes, Widened<F8>, $t, $r, $s>(op, out),
+                    Operands::Bf16Pairs => floats::matmul::<$lanes, Bf16Pairs, $t, $r, $s>(op, out),
                 }
             }
         }
@@ -294,9 +265,9 @@ macro_rules! entry_points {
             // SAFETY: the caller's contract is the callee's.
             unsafe {
                 match op.dtype {
-                    KvDtype::F32 => attend::attend::<$lanes, F32, { 2 * $t }, $t, $r>(op, queries, out),
-                    KvDtype::Bf16 => attend::attend::<$lanes, Bf16, { 2 * $t }, $t, $r>(op, queries, out),
-                    KvDtype::Int8 => attend::attend::<$lanes, I8, { 2 * $t }, $t, $r>(op, queries, out),
+                    KvDtype::F32 => attend::attend::<$lanes, F32, { 2 * $r }, $r, $r>(op, queries, out),
+                    KvDtype::Bf16 => attend::attend::<$lanes, Bf16, { 2 * $r }, $r, $r>(op, queries, out),
+                    KvDtype::Int8 => attend::attend::<$lanes, I8, { 2 * $r }, $r, $r>(op, queries, out),
                 }
             }
         }
@@ -309,10 +280,8 @@ macro_rules! entry_points {
 
         /// The same operations on wider vectors.
         $(#[$attribute])*
-        unsafe fn $round(x: &[f32], out: &mut [[u8; 2]]) {
-            for (x, out) in x.iter().zip(out) {
-                *out = round_to_bf16(*x).to_le_bytes();
-            }
+        unsafe fn $lay_out(tile: &mut FloatTileMut<'_>) {
+            tile.fill();
         }
 
         $(#[$attribute])*
@@ -341,23 +310,23 @@ macro_rules! entry_points {
 
 entry_points!(
     Portable, tiles 2 2 4: matmul_portable, dot_portable, attend_portable, quantize_portable,
-    round_portable, gated_portable, peak_portable, read_portable
+    lay_out_portable, gated_portable, peak_portable, read_portable
 );
 #[cfg(target_arch = "x86_64")]
 entry_points!(
     #[target_feature(enable = "avx2,fma,f16c")]
     x86::Avx2, tiles 2 2 4: matmul_avx2, dot_avx2, attend_avx2, quantize_avx2,
-    round_avx2, gated_avx2, peak_avx2, read_avx2
+    lay_out_avx2, gated_avx2, peak_avx2, read_avx2
 );
 #[cfg(target_arch = "x86_64")]
 entry_points!(
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    x86::Avx512, tiles 4 4 8: matmul_avx512, dot_avx512, attend_avx512, quantize_avx512,
-    round_avx512, gated_avx512, peak_avx512, read_avx512
+    x86::Avx512, tiles 6 4 8: matmul_avx512, dot_avx512, attend_avx512, quantize_avx512,
+    lay_out_avx512, gated_avx512, peak_avx512, read_avx512
 );
 #[cfg(target_arch = "x86_64")]
 entry_points!(
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    x86::Avx512<true>, tiles 4 4 8: matmul_bf16, dot_bf16, attend_bf16, quantize_bf16,
-    round_bf16, gated_bf16, peak_bf16, read_bf16
+    x86::Avx512<true>, tiles 6 4 8: matmul_bf16, dot_bf16, attend_bf16, quantize_bf16,
+    lay_out_bf16, gated_bf16, peak_bf16, read_bf16
 );

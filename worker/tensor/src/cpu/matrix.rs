@@ -6,6 +6,7 @@
 //! the number of threads or, but for tiles of bf16, the instruction set.
 
 pub(super) mod activations;
+pub(super) mod floats;
 mod packed;
 mod product;
 #[cfg(test)]

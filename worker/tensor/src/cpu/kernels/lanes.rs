@@ -40,6 +40,12 @@ pub(super) trait Lanes: Copy {
     unsafe fn fma(self, a: Self, b: Self) -> Self;
     /// The sum as a tree: lane i with i + 8, then i + 4, i + 2, i + 1.
     unsafe fn sum(self) -> f32;
+    /// [`Lanes::sum`] of each.
+    #[inline(always)]
+    unsafe fn sums(of: [Self; 4]) -> [f32; 4] {
+        // SAFETY: the caller's contract is the callee's.
+        of.map(|it| unsafe { it.sum() })
+    }
     /// The larger of each two numbers; any, if one is NaN.
     unsafe fn max(self, other: Self) -> Self;
     /// The largest number; any, if one is NaN.

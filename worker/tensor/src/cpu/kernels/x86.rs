@@ -301,6 +301,30 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
     }
 
     #[inline(always)]
+    unsafe fn sums(of: [Self; 4]) -> [f32; 4] {
+        unsafe {
+            let [a, b, c, d] = of.map(|it| it.0);
+            // Lanes i and i + 8: of two vectors in each, then i and i + 4 of
+            // all four, a quarter each.
+            let halves = |v, w| {
+                let low = _mm512_shuffle_f32x4::<0b0100_0100>(v, w);
+                _mm512_add_ps(low, _mm512_shuffle_f32x4::<0b1110_1110>(v, w))
+            };
+            let (ab, cd) = (halves(a, b), halves(c, d));
+            let even = _mm512_shuffle_f32x4::<0b1000_1000>(ab, cd);
+            let v = _mm512_add_ps(even, _mm512_shuffle_f32x4::<0b1101_1101>(ab, cd));
+            let v = _mm512_add_ps(v, _mm512_shuffle_ps::<0b0100_1110>(v, v));
+            let v = _mm512_add_ps(v, _mm512_shuffle_ps::<0b1011_0001>(v, v));
+            // Each quarter's first.
+            let firsts = _mm512_setr_epi32(0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12);
+            let found = _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, v));
+            let mut sums = [0.0; 4];
+            _mm_storeu_ps(sums.as_mut_ptr(), found);
+            sums
+        }
+    }
+
+    #[inline(always)]
     unsafe fn max(self, other: Self) -> Self {
         unsafe { Avx512(_mm512_max_ps(self.0, other.0)) }
     }

@@ -4,25 +4,23 @@
 //! wait for each other once for all of them, and activations that several
 //! matrices meet are brought to their form once.
 
-use std::borrow::Cow;
 use std::sync::{Mutex, PoisonError};
 
+#[cfg(target_arch = "x86_64")]
 use half::bf16;
 
 use super::activations::Quantized;
+use super::floats::Floats;
 use super::{Activations, Matrix, Weights};
 use crate::cpu::compute::On;
 use crate::cpu::kernels::blocks::ROWS;
-use crate::cpu::kernels::{ColumnsMut, FloatProduct, Operands, blocks};
+use crate::cpu::kernels::{ColumnsMut, FloatProduct, blocks};
 use crate::error::DeviceError;
 
 /// Multiplications below which waking other threads costs more than it saves.
 const PARALLEL_WORK: usize = 1 << 17;
 /// Parts of products per thread, to even out how fast threads are.
 const PARTS_PER_THREAD: usize = 8;
-
-/// Activations that are worth another thread's while.
-const ROUNDED_AT_ONCE: usize = 1 << 15;
 
 /// `out = x w^T + bias`, `[tokens, rows]`.
 pub(in crate::cpu) struct Product<'a> {
@@ -32,9 +30,8 @@ pub(in crate::cpu) struct Product<'a> {
 }
 
 /// Activations in the form that weights meet them in.
-enum Input<'a> {
-    /// As operands say; row-major, little endian.
-    Floats(Cow<'a, [u8]>),
+enum Input {
+    Floats(Floats),
     Blocks(Quantized),
     #[cfg(target_arch = "x86_64")]
     Tiles(Vec<bf16>),
@@ -73,13 +70,13 @@ pub(in crate::cpu) fn products(
 }
 
 /// The forms that are needed, and which of them each product reads.
-fn inputs<'a>(products: &[Product<'a>], on: On<'_>) -> (Vec<Input<'a>>, Vec<usize>) {
-    let mut inputs: Vec<Input<'a>> = Vec::new();
+fn inputs(products: &[Product<'_>], on: On<'_>) -> (Vec<Input>, Vec<usize>) {
+    let mut inputs: Vec<Input> = Vec::new();
     // The first product that reads each.
-    let mut firsts: Vec<&Product<'a>> = Vec::new();
+    let mut firsts: Vec<&Product<'_>> = Vec::new();
     let mut input_of = Vec::with_capacity(products.len());
     for product in products {
-        let serves = |(first, input): (&&Product<'a>, &Input<'a>)| {
+        let serves = |(first, input): (&&Product<'_>, &Input)| {
             first.reads_as(product) && product.matrix.takes(input, on)
         };
         let found = firsts.iter().zip(&inputs).position(serves);
@@ -90,21 +87,6 @@ fn inputs<'a>(products: &[Product<'a>], on: On<'_>) -> (Vec<Input<'a>>, Vec<usiz
         }));
     }
     (inputs, input_of)
-}
-
-/// Rounded to bf16, little endian.
-fn rounded(x: &[f32], on: On<'_>) -> Vec<u8> {
-    let mut out = vec![0; 2 * x.len()];
-    let chunks = out.as_chunks_mut().0.chunks_mut(ROUNDED_AT_ONCE);
-    let chunks = x.chunks(ROUNDED_AT_ONCE).zip(chunks).map(Mutex::new);
-    let chunks: Vec<_> = chunks.collect();
-    on.run(chunks.len(), &|chunk| {
-        let mut chunk = chunks[chunk].lock().unwrap_or_else(PoisonError::into_inner);
-        let (x, out) = &mut *chunk;
-        on.kernels.round(x, out);
-    });
-    drop(chunks);
-    out
 }
 
 impl Product<'_> {
@@ -133,11 +115,10 @@ impl Product<'_> {
 impl Matrix {
     /// Whether `input`, of as many tokens as the product's, is what its weights
     /// meet.
-    fn takes(&self, input: &Input<'_>, on: On<'_>) -> bool {
+    fn takes(&self, input: &Input, on: On<'_>) -> bool {
         match (&self.weights, input) {
             (Weights::Stored(_, operands), Input::Floats(x)) => {
-                // Rounded ones are the input's own.
-                matches!(x, Cow::Owned(_)) == (*operands == Operands::Bf16Pairs)
+                x.form() == on.kernels.float_form(*operands)
             }
             (Weights::Packed(packed), Input::Blocks(x)) => {
                 x.form() == blocks::form(on.kernels.isa(), packed.layout(), x.tokens())
@@ -149,12 +130,14 @@ impl Matrix {
     }
 
     /// What its weights meet.
-    fn input<'a>(&self, activations: Activations<'a>, on: On<'_>) -> Input<'a> {
+    fn input(&self, activations: Activations<'_>, on: On<'_>) -> Input {
         let tokens = activations.tokens;
         let x = &activations.x[..tokens * self.cols];
         match &self.weights {
-            Weights::Stored(_, Operands::Bf16Pairs) => Input::Floats(rounded(x, on).into()),
-            Weights::Stored(..) => Input::Floats(bytemuck::cast_slice(x).into()),
+            Weights::Stored(_, operands) => {
+                let form = on.kernels.float_form(*operands);
+                Input::Floats(Floats::new(x, self.cols, form, on))
+            }
             Weights::Packed(packed) => {
                 let form = blocks::form(on.kernels.isa(), packed.layout(), tokens);
                 Input::Blocks(Quantized::new(x, self.cols, form, on))
@@ -165,19 +148,12 @@ impl Matrix {
     }
 
     /// Computes some columns of its product with what it takes.
-    fn columns(
-        &self,
-        input: &Input<'_>,
-        bias: Option<&[f32]>,
-        part: &mut ColumnsMut<'_>,
-        on: On<'_>,
-    ) {
+    fn columns(&self, input: &Input, bias: Option<&[f32]>, part: &mut ColumnsMut<'_>, on: On<'_>) {
         let rows = part.first()..part.first() + part.width();
         let bias = bias.map(|bias| &bias[rows.clone()]);
         match (&self.weights, input) {
             (Weights::Stored(stored, operands), Input::Floats(x)) => {
                 let op = FloatProduct {
-                    k: self.cols,
                     x,
                     w: stored.row_bytes(part.first(), part.width()),
                     operands: *operands,

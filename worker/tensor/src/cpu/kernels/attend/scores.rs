@@ -7,8 +7,8 @@
 use std::ops::Range;
 
 use super::{KEPT, Query, Scores, Span, TILE, Tile, multiply};
-use crate::cpu::kernels::generic::dots;
-use crate::cpu::kernels::lanes::{Element, Lanes, Widened};
+use crate::cpu::kernels::generic::{Vectors, dots};
+use crate::cpu::kernels::lanes::{Element, F32, Lanes, Widened};
 
 /// Scores of a tile, of its number in the span, whose keys lie across: each
 /// lane a position.
@@ -103,18 +103,20 @@ unsafe fn dots_along<L: Lanes, E: Element>(
 ) -> [f32; TILE] {
     let mut found = [0.0; TILE];
     let q = op.q[query.q + numbers.start..].as_ptr().cast();
-    let at = |position: usize| {
+    let q = Vectors::rows::<Widened<E>>(q, 0, F32::SIZE);
+    let from = |position: usize| {
         let number = position * op.dim + numbers.start;
-        keys.as_ptr().wrapping_add(number * E::SIZE)
+        let first = keys.as_ptr().wrapping_add(number * E::SIZE);
+        Vectors::rows::<Widened<E>>(first, op.dim * E::SIZE, E::SIZE)
     };
     let (fours, rest) = found[..positions].as_chunks_mut::<4>();
     let done = fours.len() * 4;
     unsafe {
         for (four, found) in fours.iter_mut().enumerate() {
-            *found = dots::<L, Widened<E>, 1, 4>(numbers.len(), q, (at(four * 4), op.dim))[0];
+            *found = dots::<L, Widened<E>, 1, 4>(numbers.len(), q, from(four * 4))[0];
         }
         for (one, found) in rest.iter_mut().enumerate() {
-            *found = dots::<L, Widened<E>, 1, 1>(numbers.len(), q, (at(done + one), op.dim))[0][0];
+            *found = dots::<L, Widened<E>, 1, 1>(numbers.len(), q, from(done + one))[0][0];
         }
     }
     found
