@@ -111,13 +111,12 @@ impl<D: Device, A: SelfAttention<D>> Decoder<D, A> {
         })
     }
 
-    /// Final norm of the rows that are wanted, and the output matrix of the first
+    /// Final norm of the outputs, and the output matrix of the first
     /// `outputs - hidden` of them.
     fn head(&mut self, outputs: usize, hidden: usize) -> Result<(), DeviceError> {
         let (config, device, a) = (&self.config, &self.device, &mut self.activations);
-        device.gather(&a.hidden, config.hidden_size, &self.inputs, &mut a.update)?;
         self.norm
-            .forward(device, &a.update, outputs, &mut a.normed)?;
+            .forward(device, &a.hidden, outputs, &mut a.normed)?;
         let outputs = outputs - hidden;
         if outputs == 0 {
             return Ok(());
@@ -184,8 +183,9 @@ impl<D: Device, A: SelfAttention<D>> Layer<D, A> {
         })
     }
 
-    /// `h += attention(norm(h)); h += feed_forward(norm(h))`
-    fn forward(
+    /// The first half of `h += attention(norm(h)); h += feed_forward(norm(h))`:
+    /// leaves in `update` what attention adds.
+    fn attend(
         &self,
         layer: usize,
         pass: &mut Pass<'_, D>,
@@ -204,7 +204,11 @@ impl<D: Device, A: SelfAttention<D>> Layer<D, A> {
         };
         let x = (&a.normed, rows);
         self.attention
-            .forward(&mut kv, x, &mut a.attention, &mut a.update)?;
+            .forward(&mut kv, x, &mut a.attention, &mut a.update)
+    }
+
+    /// Adds what attention left, and the other half.
+    fn feed(&self, device: &D, rows: usize, a: &mut Activations<D, A>) -> Result<(), DeviceError> {
         self.add_update(device, rows, self.after_attention.as_ref(), a)?;
         self.before_feed_forward
             .forward(device, &a.hidden, rows, &mut a.normed)?;
@@ -249,6 +253,21 @@ impl<D: Device, A: SelfAttention<D>> Activations<D, A> {
             feed_forward: FeedForwardBuffers::new(device, config, rows)?,
             logits: device.buffer(outputs * config.vocab_size)?,
         })
+    }
+
+    /// Leaves of the residual stream, and of what is to be added to it, the rows
+    /// that are wanted.
+    fn keep_outputs(
+        &mut self,
+        device: &D,
+        cols: usize,
+        inputs: &D::Inputs,
+    ) -> Result<(), DeviceError> {
+        device.gather(&self.hidden, cols, inputs, &mut self.normed)?;
+        std::mem::swap(&mut self.hidden, &mut self.normed);
+        device.gather(&self.update, cols, inputs, &mut self.normed)?;
+        std::mem::swap(&mut self.update, &mut self.normed);
+        Ok(())
     }
 
     /// Grows, by doubling, to what a batch needs.
@@ -306,10 +325,18 @@ impl<D: Device, A: SelfAttention<D>> CausalLm for Decoder<D, A> {
             rope_tables: &self.rope_tables,
             rows,
         };
-        for (index, layer) in self.layers.iter().enumerate() {
-            layer.forward(index, &mut pass, a)?;
-        }
         let outputs = batch.outputs.len();
+        for (index, layer) in self.layers.iter().enumerate() {
+            layer.attend(index, &mut pass, a)?;
+            // Nothing reads the other rows of the last layer.
+            let rows = if index + 1 == self.layers.len() {
+                a.keep_outputs(device, config.hidden_size, &self.inputs)?;
+                outputs
+            } else {
+                rows
+            };
+            layer.feed(device, rows, a)?;
+        }
         let hidden = hidden.min(outputs);
         self.head(outputs, hidden)?;
         states.clear();
