@@ -26,7 +26,8 @@ pub enum TargetStep {
     /// As long as it takes.
     #[default]
     Off,
-    /// Not quite twice as long as one without prompts.
+    /// Not quite twice as long as one without prompts, unless it gives as many
+    /// first tokens as there are sequences that it holds up.
     Auto,
     Time(Duration),
 }

@@ -170,10 +170,9 @@ impl Scheduler {
         self.make_way(&mut plan);
         let running = self.ids(State::Running);
         self.schedule_decodes(&running, &mut plan);
-        if plan.decode_tokens > 0 {
-            let budget = self
-                .pace
-                .prefill_budget(self.config.target_step, &self.rates);
+        if plan.decode_tokens > 0 && !self.prompts_go_first(&running, &plan) {
+            let target = self.config.target_step;
+            let budget = self.pace.prefill_budget(target, &self.rates);
             plan.budget = plan.budget.min(budget);
         }
         self.schedule_prefills(&running, &mut plan);
@@ -239,6 +238,25 @@ impl Scheduler {
                 plan.prefill(sequence, &mut self.pool);
             }
         }
+    }
+
+    /// Whether a step that takes all the prompt tokens it can gives at least as
+    /// many first tokens as there are streams that it holds up.
+    fn prompts_go_first(&self, running: &[SequenceId], plan: &Plan) -> bool {
+        if self.config.target_step != TargetStep::Auto {
+            return false;
+        }
+        let prompts = running.iter().filter_map(|id| self.get(*id));
+        let prompts = prompts.filter(|it| it.state == State::Running && it.remaining() > 1);
+        let mut tokens = plan.budget;
+        let mut end = |sequence: &&Sequence| {
+            let left = tokens.checked_sub(sequence.remaining());
+            tokens = left.unwrap_or(0);
+            left.is_some()
+        };
+        let first_tokens = prompts.take_while(&mut end).count();
+        let waiting = self.placeable().take_while(end).count();
+        first_tokens + waiting >= plan.decode_tokens
     }
 
     /// Sees to a block for the next position. Whoever yields goes after `id`, or

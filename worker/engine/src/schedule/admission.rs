@@ -88,11 +88,33 @@ impl Scheduler {
     }
 
     fn fits(&self, needs: &Needs) -> bool {
-        let reserve = match self.count(State::Running) {
+        self.holding() < self.config.max_sequences
+            && needs.blocks + self.reserved() <= self.pool.free()
+    }
+
+    /// Blocks that are not given to who waits.
+    fn reserved(&self) -> usize {
+        match self.count(State::Running) {
             0 => 0,
             _ => self.reserve,
-        };
-        self.holding() < self.config.max_sequences && needs.blocks + reserve <= self.pool.free()
+        }
+    }
+
+    /// Waiting sequences to be computed that would be let in together, were
+    /// nothing of them cached.
+    pub(super) fn placeable(&self) -> impl Iterator<Item = &Sequence> {
+        let places = self.config.max_sequences.saturating_sub(self.holding());
+        let mut blocks = self.pool.free().saturating_sub(self.reserved());
+        let waiting = self.queues.ids(State::Waiting).take(places);
+        let waiting = waiting.filter_map(|id| self.get(id));
+        waiting
+            .filter(|sequence| sequence.kv == KvSource::Compute)
+            .take_while(move |sequence| {
+                let needed = sequence.tokens.len().div_ceil(self.pool.block_size());
+                let left = blocks.checked_sub(needed);
+                blocks = left.unwrap_or(0);
+                left.is_some()
+            })
     }
 
     /// Gives a waiting sequence blocks for all its tokens, cached ones as far

@@ -336,31 +336,74 @@ fn who_waited_for_another_s_block_computes_it_if_that_one_leaves() {
     assert_eq!(bench.chunks(), [(2, 10)]);
 }
 
-#[test]
-fn a_step_beside_decodes_keeps_to_its_target() {
-    let config = EngineConfig {
-        target_step: TargetStep::Auto,
-        ..budget(1000)
-    };
-    let mut bench = Bench::new(256, config);
-    bench.add(request(1, prompt(1, 4), 99));
-    let ms = |prefill: usize| Duration::from_millis(10 + prefill as u64);
-    let step = |bench: &mut Bench| {
-        let (_, plan) = bench.step();
-        bench.scheduler.record(StepTime {
+/// A device on which a step takes 10 ms and 1 ms for each prompt token, and
+/// which two streams have kept busy for some steps.
+struct PacedBench(Bench);
+
+impl PacedBench {
+    fn new(blocks: usize, config: EngineConfig) -> PacedBench {
+        let config = EngineConfig {
+            target_step: TargetStep::Auto,
+            ..config
+        };
+        let mut bench = PacedBench(Bench::new(blocks, config));
+        bench.0.add(request(1, prompt(1, 4), 99));
+        bench.0.add(request(2, prompt(2, 4), 99));
+        (0..6).for_each(|_| _ = bench.step());
+        bench
+    }
+
+    /// Prompt tokens of a step.
+    fn step(&mut self) -> usize {
+        let (_, plan) = self.0.step();
+        self.0.scheduler.record(StepTime {
             prefill_tokens: plan.prefill_tokens,
             decode_tokens: plan.decode_tokens,
             cached_tokens: 0,
             left_waiting: 0,
-            time: ms(plan.prefill_tokens),
+            time: Duration::from_millis(10 + plan.prefill_tokens as u64),
         });
         plan.prefill_tokens
-    };
-    (0..5).for_each(|_| _ = step(&mut bench));
-    bench.add(request(2, prompt(2, 200), 2));
-    let chunks: Vec<usize> = (0..6).map(|_| step(&mut bench)).collect();
+    }
+}
+
+#[test]
+fn a_step_beside_more_decodes_than_prompts_keeps_to_its_target() {
+    let mut bench = PacedBench::new(256, budget(1000));
+    bench.0.add(request(3, prompt(3, 200), 2));
+    let chunks: Vec<usize> = (0..6).map(|_| bench.step()).collect();
     assert!(chunks.iter().all(|chunk| *chunk <= 9), "{chunks:?}");
-    // Alone it has the whole step.
-    bench.scheduler.remove(SequenceId(1));
-    assert!(step(&mut bench) > 100);
+    // With one left, as many wait as are held up.
+    bench.0.scheduler.remove(SequenceId(1));
+    assert!(bench.step() > 100);
+}
+
+#[test]
+fn prompts_go_first_if_a_step_ends_as_many_as_there_are_decodes() {
+    let add = |bench: &mut PacedBench, lens: [usize; 2]| {
+        for (id, len) in (3..).zip(lens) {
+            bench.0.add(request(id, prompt(id as u32, len), 2));
+        }
+    };
+    let mut bench = PacedBench::new(256, budget(1000));
+    add(&mut bench, [200, 150]);
+    assert_eq!(bench.step(), 350);
+    // One that a step does not end.
+    let mut bench = PacedBench::new(256, budget(300));
+    add(&mut bench, [200, 150]);
+    assert!(bench.step() <= 9);
+    // One that is not let in.
+    let mut bench = PacedBench::new(
+        256,
+        EngineConfig {
+            max_sequences: 3,
+            ..budget(1000)
+        },
+    );
+    add(&mut bench, [200, 150]);
+    assert!(bench.step() <= 9);
+    // One for which there are no blocks.
+    let mut bench = PacedBench::new(350 / BLOCK_SIZE, budget(1000));
+    add(&mut bench, [200, 150]);
+    assert!(bench.step() <= 9);
 }
