@@ -126,8 +126,8 @@ pub struct Config {
 
     /// How long a step may take in which sequences decode: long prompts get what
     /// decoding leaves of it, so that streams go on. auto: not quite twice a step
-    /// without prompts; off: no limit but --max-batch-tokens. Default: auto; off
-    /// for --device sim
+    /// without prompts, unless as many prompts end in it as sequences decode; off:
+    /// no limit but --max-batch-tokens. Default: auto; off for --device sim
     #[arg(long, value_name = "TIME|auto|off")]
     pub target_step: Option<Target>,
 

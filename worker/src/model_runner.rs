@@ -1,10 +1,10 @@
-//! The engine's runner over a real model: a step becomes one batch, and logits
+//! The engine's runner over a real model: a step becomes batches, and logits
 //! become tokens.
 
+mod batches;
 #[cfg(test)]
 mod tests;
 
-use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use engine::constraint::{Ends, constrain};
@@ -13,21 +13,34 @@ use engine::{
     BlockId, Chunk, KvShape, RunError, Runner, RunnerShape, Sampled, Step, StepResult, TokenMask,
     Violation,
 };
-use models::{Batch, BatchSequence, CausalLm, DeviceError};
+use models::{CausalLm, DeviceError};
+
+use batches::{StepBatches, scored_rows};
 
 /// Logits of a step from which on its tokens are drawn side by side: fewer are
 /// drawn sooner than other threads have taken their part.
 const SIDE_BY_SIDE: usize = 1 << 17;
 
+/// What the model gives.
+#[derive(Default)]
+struct Outputs {
+    /// `[outputs, vocab_size]`
+    logits: Vec<f32>,
+    /// `[pooled tokens, hidden_size]`
+    states: Vec<f32>,
+}
+
 /// Runs steps on a model.
 pub struct ModelRunner {
     model: Box<dyn CausalLm>,
     shape: RunnerShape,
-    batch: StepBatch,
-    /// `[outputs, vocab_size]` of the last step.
-    logits: Vec<f32>,
-    /// `[pooled tokens, hidden_size]` of the last step.
-    states: Vec<f32>,
+    batches: StepBatches,
+    /// Rows of a batch at most.
+    rows_at_once: usize,
+    /// Of the last step.
+    outputs: Outputs,
+    /// Of one of several batches.
+    part: Outputs,
     /// What the last step's chunks might draw, where they are constrained.
     masks: Vec<TokenMask>,
     /// [`SIDE_BY_SIDE`], but in tests.
@@ -52,14 +65,40 @@ impl ModelRunner {
             },
         };
         Ok(ModelRunner {
+            rows_at_once: model.rows_at_once().max(1),
             model,
             shape,
-            batch: StepBatch::default(),
-            logits: Vec::new(),
-            states: Vec::new(),
+            batches: StepBatches::default(),
+            outputs: Outputs::default(),
+            part: Outputs::default(),
             masks: Vec::new(),
             side_by_side: SIDE_BY_SIDE,
         })
+    }
+}
+
+impl ModelRunner {
+    /// Computes a step batch by batch: a chunk's later rows find the KV of those
+    /// before them.
+    fn forward(&mut self, step: &Step<'_>) -> Result<(), DeviceError> {
+        self.batches.fill(step, self.rows_at_once);
+        self.outputs.logits.clear();
+        self.outputs.states.clear();
+        for (index, batch) in self.batches.iter().enumerate() {
+            let out = match index {
+                0 => &mut self.outputs,
+                _ => &mut self.part,
+            };
+            let Outputs { logits, states } = out;
+            let (batch, pooled) = (batch.view(), batch.pooled());
+            self.model
+                .forward_with_hidden(&batch, pooled, (logits, states))?;
+            if index > 0 {
+                self.outputs.logits.append(&mut self.part.logits);
+                self.outputs.states.append(&mut self.part.states);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -69,13 +108,9 @@ impl Runner for ModelRunner {
     }
 
     fn run(&mut self, step: &Step<'_>) -> Result<StepResult, RunError> {
-        self.batch.fill(step);
-        let out = (&mut self.logits, &mut self.states);
-        self.model
-            .forward_with_hidden(&self.batch.view(), self.batch.pooled.len(), out)
-            .map_err(run_error)?;
-        let logits = self.logits.len();
-        let mut rows = self.logits.chunks_mut(self.shape.vocab_size);
+        self.forward(step).map_err(run_error)?;
+        let logits = self.outputs.logits.len();
+        let mut rows = self.outputs.logits.chunks_mut(self.shape.vocab_size);
         let mut result = StepResult::default();
         let masks = self.masks.len().max(step.chunks.len());
         self.masks.resize_with(masks, TokenMask::default);
@@ -105,7 +140,7 @@ impl Runner for ModelRunner {
             }));
         }
         let hidden_size = self.model.config().hidden_size;
-        let mut states = self.states.as_slice();
+        let mut states = self.outputs.states.as_slice();
         for (index, chunk) in step.chunks.iter().enumerate() {
             let (own, rest) = states.split_at(chunk.pooled.len() * hidden_size);
             states = rest;
@@ -127,66 +162,6 @@ impl Runner for ModelRunner {
     fn import_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<(), RunError> {
         self.model.import_block(block.0, bytes).map_err(run_error)
     }
-}
-
-/// A step's batch; its vectors keep their room from step to step.
-#[derive(Default)]
-struct StepBatch {
-    tokens: Vec<u32>,
-    blocks: Vec<u32>,
-    sequences: Vec<BatchSequence>,
-    outputs: Vec<u32>,
-    /// The last of `outputs`.
-    pooled: Vec<u32>,
-}
-
-impl StepBatch {
-    /// Outputs are, for each chunk: its scored rows, then its last row if a
-    /// token is drawn from it; and after those of all chunks their pooled rows.
-    fn fill(&mut self, step: &Step<'_>) {
-        self.tokens.clear();
-        self.blocks.clear();
-        self.sequences.clear();
-        self.outputs.clear();
-        self.pooled.clear();
-        for chunk in &step.chunks {
-            let (first_row, first_block) = (self.tokens.len(), self.blocks.len());
-            self.tokens
-                .extend_from_slice(&chunk.tokens[chunk.start..chunk.end]);
-            self.blocks.extend(chunk.blocks.iter().map(|block| block.0));
-            self.sequences.push(BatchSequence {
-                rows: first_row..self.tokens.len(),
-                context_len: chunk.end,
-                blocks: first_block..self.blocks.len(),
-            });
-            let scored = scored_rows(chunk).map(|position| position - chunk.start);
-            let drawn = chunk.sample.then(|| chunk.end - chunk.start - 1);
-            self.outputs
-                .extend(scored.chain(drawn).map(|row| (first_row + row) as u32));
-            let pooled = chunk.pooled.clone().map(|position| position - chunk.start);
-            self.pooled
-                .extend(pooled.map(|row| (first_row + row) as u32));
-        }
-        self.outputs.extend_from_slice(&self.pooled);
-    }
-
-    fn view(&self) -> Batch<'_> {
-        Batch {
-            tokens: &self.tokens,
-            blocks: &self.blocks,
-            sequences: &self.sequences,
-            outputs: &self.outputs,
-        }
-    }
-}
-
-/// Positions of the chunk after which a prompt token is to be scored.
-fn scored_rows(chunk: &Chunk<'_>) -> Range<usize> {
-    let end = match chunk.prompt_logprobs {
-        true => chunk.end.min(chunk.prompt_len.saturating_sub(1)),
-        false => chunk.start,
-    };
-    chunk.start..end.max(chunk.start)
 }
 
 fn score_prompt(chunk: &Chunk<'_>, position: usize, logits: &[f32]) -> Sampled {

@@ -30,6 +30,9 @@ pub trait CausalLm: Send {
         self.config().max_position_embeddings.min(pool)
     }
 
+    /// Rows that are best computed in one batch, at most.
+    fn rows_at_once(&self) -> usize;
+
     /// Computes the batch's rows and stores their KV. `logits` becomes
     /// `[batch.outputs, vocab_size]`.
     fn forward(&mut self, batch: &Batch<'_>, logits: &mut Vec<f32>) -> Result<(), DeviceError> {

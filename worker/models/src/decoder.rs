@@ -350,6 +350,15 @@ impl<D: Device, A: SelfAttention<D>> CausalLm for Decoder<D, A> {
         self.device.read(&self.activations.logits, len, logits)
     }
 
+    fn rows_at_once(&self) -> usize {
+        // Rows are divided among experts, of which each should get many.
+        let mut layers = self.config.layers.iter();
+        match layers.all(|layer| layer.feed_forward.experts().is_none()) {
+            true => self.device.rows_at_once(),
+            false => usize::MAX,
+        }
+    }
+
     fn side_by_side(&self, parts: usize, work: &(dyn Fn(usize) + Sync)) {
         self.device.side_by_side(parts, work);
     }

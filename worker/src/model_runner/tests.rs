@@ -2,8 +2,10 @@
 
 mod under_load;
 
+use std::ops::Range;
+
 use engine::{SamplingParams, SequenceId};
-use models::{KvDtype, LoadOptions, ModelFiles, load};
+use models::{Batch, BatchSequence, KvDtype, LoadOptions, ModelFiles, load};
 
 use super::*;
 
@@ -79,6 +81,7 @@ fn chunk<'a>(tokens: &'a [u32], start: usize, end: usize, blocks: &'a [BlockId])
 
 const FIRST: [BlockId; 3] = [BlockId(7), BlockId(0), BlockId(4)];
 const SECOND: [BlockId; 3] = [BlockId(1), BlockId(11), BlockId(2)];
+const THIRD: [BlockId; 3] = [BlockId(3), BlockId(5), BlockId(6)];
 
 fn run(runner: &mut ModelRunner, chunks: Vec<Chunk<'_>>) -> StepResult {
     runner.run(&Step { chunks }).unwrap()
@@ -217,6 +220,26 @@ impl engine::Constraint for Only {
             mask.allow(token);
         }
         Ok(false)
+    }
+}
+
+#[test]
+fn batches_of_few_rows_give_what_one_of_all_gives() {
+    let prompt = prompt();
+    let of = |blocks, pooled: Range<usize>| Chunk {
+        pooled,
+        ..chunk(&prompt, 0, 37, blocks)
+    };
+    let chunks = || vec![of(&FIRST, 30..37), of(&SECOND, 0..0), of(&THIRD, 5..20)];
+    let mut runner = ModelRunner::new(model()).unwrap();
+    assert!(runner.rows_at_once > 3 * 37);
+    let once = run(&mut runner, chunks());
+    for rows in [1, 16, 37, 40, 74] {
+        runner.rows_at_once = rows;
+        let several = run(&mut runner, chunks());
+        assert_eq!(several.sampled, once.sampled, "{rows}");
+        assert_eq!(several.prompt_logprobs, once.prompt_logprobs, "{rows}");
+        assert_eq!(several.pooled, once.pooled, "{rows}");
     }
 }
 

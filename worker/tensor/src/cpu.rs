@@ -55,6 +55,9 @@ const NORM_WORK: usize = 4;
 const NORMS_AT_ONCE: usize = 4;
 /// Activations that a thread computes at a time.
 const ACTIVATION_CHUNK: usize = 2048;
+/// Rows of a batch at most: what several operations in turn do with more of them
+/// doesn't stay in caches.
+const ROWS_AT_ONCE: usize = 512;
 
 /// A number of threads and the kernels of an instruction set.
 pub struct CpuDevice {
@@ -101,6 +104,10 @@ impl Device for CpuDevice {
     type KvPool = CpuKvPool;
     type Inputs = CpuInputs;
     type Routes = CpuRoutes;
+
+    fn rows_at_once(&self) -> usize {
+        ROWS_AT_ONCE
+    }
 
     fn side_by_side(&self, parts: usize, work: &(dyn Fn(usize) + Sync)) {
         match self.compute.all().pool {

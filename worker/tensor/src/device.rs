@@ -35,6 +35,12 @@ pub trait Device: Send + Sized + 'static {
     /// Says what products after this call are for; only who measures listens.
     fn part(&self, _part: Part) {}
 
+    /// Rows of a batch at most of which more make no product faster, but take
+    /// more memory.
+    fn rows_at_once(&self) -> usize {
+        usize::MAX
+    }
+
     /// Calls `work` once with each number below `parts`, on what threads the
     /// device has on the host, and returns when all have returned.
     fn side_by_side(&self, parts: usize, work: &(dyn Fn(usize) + Sync)) {

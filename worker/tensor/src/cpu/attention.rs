@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::inputs::{CpuInputs, Row};
 use super::kernels::Kernels;
-use super::kernels::attend::{Query, Span, TILE, TILES, Tile};
+use super::kernels::attend::{Queries, Query, Span, TILE, TILES, Tile};
 use super::kv_pool::CpuKvPool;
 use super::pool::Pool;
 use crate::error::DeviceError;
@@ -21,7 +21,7 @@ use crate::ops;
 /// Query heads of a single row that are computed together, at most.
 const GROUP: usize = 8;
 /// Rows of a sequence that are computed together, at most.
-const ROWS: usize = 8;
+const ROWS: usize = 16;
 /// Tasks that a thread has at least, where there are so many: those of long
 /// sequences take long.
 const TASKS_PER_THREAD: usize = 8;
@@ -131,29 +131,51 @@ impl Attention<'_> {
 
     /// All rows of a task, KV head after KV head.
     fn task(&self, q: &[f32], task: &mut Task) {
+        let rounded = self.pool.in_pairs().then(|| self.rounded(q, task));
+        let q = rounded.as_deref().map_or(Queries::F32(q), Queries::Bf16);
         let shared = self.op.heads / self.shape().kv_heads;
         let mut queries = Vec::with_capacity(task.rows.len() * shared);
         let mut first = task.heads.start;
         while first < task.heads.end {
             let kv_head = first / shared;
             let heads = first..task.heads.end.min((kv_head + 1) * shared);
-            self.queries(task, heads.clone(), &mut queries);
+            self.queries((q, task), heads.clone(), &mut queries);
             self.head((q, kv_head), task, &mut queries);
             first = heads.end;
         }
     }
 
+    /// A task's queries in bf16, `[rows, heads, head_dim]`.
+    fn rounded(&self, q: &[f32], task: &Task) -> Vec<[u8; 2]> {
+        let width = task.heads.len() * self.shape().head_dim;
+        let mut rounded = vec![[0; 2]; task.rows.len() * width];
+        for (row, rounded) in task.rows.clone().zip(rounded.chunks_mut(width)) {
+            let first = (row * self.op.heads + task.heads.start) * self.shape().head_dim;
+            self.kernels.round(&q[first..first + width], rounded);
+        }
+        rounded
+    }
+
     /// Rows' queries of heads that share a KV head, row after row.
-    fn queries(&self, task: &Task, heads: Range<usize>, queries: &mut Vec<Query>) {
+    fn queries(
+        &self,
+        (q, task): (Queries<'_>, &Task),
+        heads: Range<usize>,
+        queries: &mut Vec<Query>,
+    ) {
         let (dim, value_dim) = (self.shape().head_dim, self.shape().value_dim());
         queries.clear();
         for (index, row) in task.rows.clone().enumerate() {
             queries.extend(heads.clone().map(|head| {
                 // A sink is a score that has been seen, and has no value.
                 let sink = self.op.sinks.map(|sinks| sinks[head]);
+                let in_task = index * task.heads.len() + head - task.heads.start;
                 Query {
-                    q: (row * self.op.heads + head) * dim,
-                    out: (index * task.heads.len() + head - task.heads.start) * value_dim,
+                    q: match q {
+                        Queries::F32(_) => (row * self.op.heads + head) * dim,
+                        Queries::Bf16(_) => in_task * dim,
+                    },
+                    out: in_task * value_dim,
                     seen: (0, 0),
                     max: sink.unwrap_or(f32::NEG_INFINITY),
                     total: if sink.is_some() { 1.0 } else { 0.0 },
@@ -163,7 +185,7 @@ impl Attention<'_> {
     }
 
     /// Queries of one KV head over all positions that they see.
-    fn head(&self, (q, kv_head): (&[f32], usize), task: &mut Task, queries: &mut [Query]) {
+    fn head(&self, (q, kv_head): (Queries<'_>, usize), task: &mut Task, queries: &mut [Query]) {
         let rows = &self.inputs.rows[task.rows.clone()];
         let (Some(&first_row), Some(&last_row)) = (rows.first(), rows.last()) else {
             return;

@@ -35,7 +35,7 @@ use super::rows;
 use crate::error::DeviceError;
 use crate::kv_shape::KvDtype;
 use crate::ops::Activation;
-use attend::Query;
+use attend::{Pairs, Plain, Query};
 use blocks::BlockWeights;
 use lanes::{Bf16, Bf16Pairs, F8, F16, F32, I8, Portable, Widened};
 use peaks::Numbers;
@@ -216,6 +216,20 @@ impl Kernels {
         dispatch!(self.0, dot_portable, dot_avx2, dot_avx512, dot_bf16, x, y)
     }
 
+    /// Rounds to bf16, little endian; both are equally long.
+    pub(super) fn round(self, x: &[f32], out: &mut [[u8; 2]]) {
+        assert!(x.len() == out.len());
+        dispatch!(
+            self.0,
+            round_portable,
+            round_avx2,
+            round_avx512,
+            round_bf16,
+            x,
+            out
+        )
+    }
+
     /// Adds a span of positions to the results of queries, each of which sees
     /// some of it.
     pub(super) fn attend(self, op: &attend::Span<'_>, queries: &mut [Query], out: &mut [f32]) {
@@ -238,7 +252,7 @@ impl Kernels {
 macro_rules! entry_points {
     (
         $(#[$attribute:meta])* $lanes:ty, tiles $t:literal $r:literal $s:literal:
-        $matmul:ident, $dot:ident, $attend:ident, $quantize:ident, $lay_out:ident, $gated:ident, $peak:ident, $read:ident
+        $matmul:ident, $dot:ident, $attend:ident, $round:ident, $quantize:ident, $lay_out:ident, $gated:ident, $peak:ident, $read:ident
     ) => {
         $(#[$attribute])*
         unsafe fn $matmul(op: &FloatProduct<'_>, out: &mut ColumnsMut<'_>) {
@@ -265,11 +279,18 @@ macro_rules! entry_points {
             // SAFETY: the caller's contract is the callee's.
             unsafe {
                 match op.dtype {
-                    KvDtype::F32 => attend::attend::<$lanes, F32, { 2 * $r }, $r, $r>(op, queries, out),
-                    KvDtype::Bf16 => attend::attend::<$lanes, Bf16, { 2 * $r }, $r, $r>(op, queries, out),
-                    KvDtype::Int8 => attend::attend::<$lanes, I8, { 2 * $r }, $r, $r>(op, queries, out),
+                    _ if op.in_pairs() => attend::attend::<$lanes, Pairs, $r, $r, $r>(op, queries, out),
+                    KvDtype::F32 => attend::attend::<$lanes, Plain<F32>, { 2 * $r }, $r, $r>(op, queries, out),
+                    KvDtype::Bf16 => attend::attend::<$lanes, Plain<Bf16>, { 2 * $r }, $r, $r>(op, queries, out),
+                    KvDtype::Int8 => attend::attend::<$lanes, Plain<I8>, { 2 * $r }, $r, $r>(op, queries, out),
                 }
             }
+        }
+
+        $(#[$attribute])*
+        unsafe fn $round(x: &[f32], out: &mut [[u8; 2]]) {
+            // SAFETY: the caller's contract is the callee's.
+            unsafe { generic::round::<$lanes>(x, out) }
         }
 
         $(#[$attribute])*
@@ -309,24 +330,24 @@ macro_rules! entry_points {
 }
 
 entry_points!(
-    Portable, tiles 2 2 4: matmul_portable, dot_portable, attend_portable, quantize_portable,
+    Portable, tiles 2 2 4: matmul_portable, dot_portable, attend_portable, round_portable, quantize_portable,
     lay_out_portable, gated_portable, peak_portable, read_portable
 );
 #[cfg(target_arch = "x86_64")]
 entry_points!(
     #[target_feature(enable = "avx2,fma,f16c")]
-    x86::Avx2, tiles 2 2 4: matmul_avx2, dot_avx2, attend_avx2, quantize_avx2,
+    x86::Avx2, tiles 2 2 4: matmul_avx2, dot_avx2, attend_avx2, round_avx2, quantize_avx2,
     lay_out_avx2, gated_avx2, peak_avx2, read_avx2
 );
 #[cfg(target_arch = "x86_64")]
 entry_points!(
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    x86::Avx512, tiles 6 4 8: matmul_avx512, dot_avx512, attend_avx512, quantize_avx512,
+    x86::Avx512, tiles 6 4 8: matmul_avx512, dot_avx512, attend_avx512, round_avx512, quantize_avx512,
     lay_out_avx512, gated_avx512, peak_avx512, read_avx512
 );
 #[cfg(target_arch = "x86_64")]
 entry_points!(
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    x86::Avx512<true>, tiles 6 4 8: matmul_bf16, dot_bf16, attend_bf16, quantize_bf16,
+    x86::Avx512<true>, tiles 6 4 8: matmul_bf16, dot_bf16, attend_bf16, round_bf16, quantize_bf16,
     lay_out_bf16, gated_bf16, peak_bf16, read_bf16
 );

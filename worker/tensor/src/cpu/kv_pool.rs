@@ -13,7 +13,8 @@ use crate::kv_shape::{KvDtype, KvShape, KvValues};
 /// All layers' blocks: `[layers][planes][blocks][kv_heads]`, of which each is a
 /// matrix: values `[block_size][head_dim]`, keys `[head_dim][block_size]`, so
 /// that scores of neighbouring positions are neighbouring lanes; but keys that
-/// values are part of lie as values do. Memory is the system's until a block
+/// values are part of lie as values do. In bf16 both lie in pairs: keys
+/// `[head_dim / 2][block_size][2]`, values `[block_size / 2][head_dim][2]`. Memory is the system's until a block
 /// is first written.
 pub struct CpuKvPool {
     shape: KvShape,
@@ -36,6 +37,16 @@ pub(super) enum Part {
 pub(super) struct Plane {
     pub(super) layer: usize,
     pub(super) part: Part,
+}
+
+/// Where numbers lie.
+#[derive(Clone, Copy)]
+struct Place {
+    /// Bytes of those that lie together: one number, or a pair.
+    size: usize,
+    /// In units of that size, the first and how far apart they are.
+    start: usize,
+    apart: usize,
 }
 
 /// One token's key or value of one head.
@@ -63,14 +74,25 @@ impl CpuKvPool {
         &self.shape
     }
 
+    /// Whether keys and values lie in pairs, as those of bf16 do where they can.
+    pub(super) fn in_pairs(&self) -> bool {
+        let s = &self.shape;
+        s.dtype == KvDtype::Bf16
+            && s.values == KvValues::Stored
+            && s.head_dim.is_multiple_of(2)
+            && s.block_size.is_multiple_of(2)
+    }
+
+    /// The first number of a head's keys or values in a block.
+    fn head_start(&self, plane: Plane, block: usize, head: usize) -> usize {
+        let s = &self.shape;
+        let plane = plane.layer * s.planes() + (plane.part as usize).min(s.planes() - 1);
+        ((plane * s.total_blocks + block) * s.kv_heads + head) * s.block_size * s.head_dim
+    }
+
     /// A head's keys or values in a block.
     fn head(&self, plane: Plane, block: usize, head: usize) -> &[u8] {
-        let (start, _) = self.place(Vector {
-            plane,
-            block,
-            head,
-            offset: 0,
-        });
+        let start = self.head_start(plane, block, head);
         let size = self.shape.dtype.size();
         let len = self.shape.block_size * self.shape.head_dim;
         &self.numbers[start * size..(start + len) * size]
@@ -86,6 +108,10 @@ impl CpuKvPool {
         let keys = self.head(Plane { layer, part }, block, head);
         let from = offset * self.shape.dtype.size();
         match self.shape.values {
+            KvValues::Stored if self.in_pairs() => Keys::Pairs {
+                keys: &keys[2 * from..],
+                stride: self.shape.block_size,
+            },
             KvValues::Stored => Keys::Across {
                 keys: &keys[from..],
                 stride: self.shape.block_size,
@@ -95,7 +121,7 @@ impl CpuKvPool {
     }
 
     /// Values of a block and head from an offset in the block on, `[positions,
-    /// head_dim]`; where values are part of keys, they are those keys.
+    /// head_dim]`, or in pairs from an even offset on; where values are part of keys, they are those keys.
     pub(super) fn values(
         &self,
         layer: usize,
@@ -127,17 +153,29 @@ impl CpuKvPool {
         })
     }
 
-    /// Where a vector's numbers start, and how far apart they are.
-    fn place(&self, vector: Vector) -> (usize, usize) {
+    /// Where a vector's numbers lie.
+    fn place(&self, vector: Vector) -> Place {
         let s = &self.shape;
-        let Plane { layer, part } = vector.plane;
-        let (plane, first, step) = match (s.values, part) {
-            (KvValues::Stored, Part::Keys) => (layer * 2, vector.offset, s.block_size),
-            (KvValues::Stored, Part::Values) => (layer * 2 + 1, vector.offset * s.head_dim, 1),
-            (KvValues::KeyPrefix(_), _) => (layer, vector.offset * s.head_dim, 1),
+        let Plane { part, .. } = vector.plane;
+        let start = self.head_start(vector.plane, vector.block, vector.head);
+        let offset = vector.offset;
+        let (together, start, apart) = match (s.values, part) {
+            (KvValues::Stored, Part::Keys) if self.in_pairs() => {
+                (2, start / 2 + offset, s.block_size)
+            }
+            (KvValues::Stored, Part::Values) if self.in_pairs() => {
+                (1, start + offset / 2 * 2 * s.head_dim + offset % 2, 2)
+            }
+            (KvValues::Stored, Part::Keys) => (1, start + offset, s.block_size),
+            (KvValues::Stored, Part::Values) | (KvValues::KeyPrefix(_), _) => {
+                (1, start + offset * s.head_dim, 1)
+            }
         };
-        let head = (plane * s.total_blocks + vector.block) * s.kv_heads + vector.head;
-        (head * s.block_size * s.head_dim + first, step)
+        Place {
+            size: together * s.dtype.size(),
+            start,
+            apart,
+        }
     }
 
     /// Where the scale of a vector lies.
@@ -174,6 +212,12 @@ impl CpuKvPool {
                     let numbers = values.iter().map(|x| x.to_le_bytes());
                     scatter(numbers, &mut self.numbers, place);
                 }
+                KvDtype::Bf16 if place.size == 4 => {
+                    let pairs = values.as_chunks::<2>().0.iter();
+                    let pairs = pairs.map(|pair| pair.map(|x| round_to_bf16(x).to_le_bytes()));
+                    let pairs = pairs.map(|[[a, b], [c, d]]| [a, b, c, d]);
+                    scatter(pairs, &mut self.numbers, place);
+                }
                 KvDtype::Bf16 => {
                     let numbers = values.iter().map(|&x| round_to_bf16(x).to_le_bytes());
                     scatter(numbers, &mut self.numbers, place);
@@ -192,10 +236,10 @@ impl CpuKvPool {
         let size = self.shape.dtype.size();
         let (numbers, scales) = wire.split_at(self.shape.head_dim * size);
         let place = self.place(vector);
-        match self.shape.dtype {
-            KvDtype::F32 => scatter(chunks::<4>(numbers), &mut self.numbers, place),
-            KvDtype::Bf16 => scatter(chunks::<2>(numbers), &mut self.numbers, place),
-            KvDtype::Int8 => scatter(chunks::<1>(numbers), &mut self.numbers, place),
+        match place.size {
+            1 => scatter(chunks::<1>(numbers), &mut self.numbers, place),
+            2 => scatter(chunks::<2>(numbers), &mut self.numbers, place),
+            _ => scatter(chunks::<4>(numbers), &mut self.numbers, place),
         }
         let parts = self.scaled(vector.plane.part).iter();
         for (&part, scale) in parts.zip(scales.as_chunks().0) {
@@ -206,11 +250,12 @@ impl CpuKvPool {
 
     /// Appends a vector's wire form.
     fn get(&self, vector: Vector, out: &mut Vec<u8>) {
-        let (place, dim) = (self.place(vector), self.shape.head_dim);
-        match self.shape.dtype {
-            KvDtype::F32 => gather::<4>(&self.numbers, place, dim, out),
-            KvDtype::Bf16 => gather::<2>(&self.numbers, place, dim, out),
-            KvDtype::Int8 => gather::<1>(&self.numbers, place, dim, out),
+        let place = self.place(vector);
+        let bytes = self.shape.head_dim * self.shape.dtype.size();
+        match place.size {
+            1 => gather::<1>(&self.numbers, place, bytes, out),
+            2 => gather::<2>(&self.numbers, place, bytes / 2, out),
+            _ => gather::<4>(&self.numbers, place, bytes / 4, out),
         }
         for &part in self.scaled(vector.plane.part) {
             let scale = self.scales[self.scale_place(vector.of(part))];
@@ -300,15 +345,15 @@ impl Vector {
     }
 }
 
-/// Numbers, `place.1` apart from `place.0` on, as they come.
+/// Numbers, or pairs of them, as they come.
 fn scatter<const SIZE: usize>(
     numbers: impl Iterator<Item = [u8; SIZE]>,
     pool: &mut [u8],
-    place: (usize, usize),
+    place: Place,
 ) {
-    let places = pool.as_chunks_mut::<SIZE>().0[place.0..].iter_mut();
+    let places = pool.as_chunks_mut::<SIZE>().0[place.start..].iter_mut();
     let put = |(place, number): (&mut [u8; SIZE], [u8; SIZE])| *place = number;
-    match place.1 {
+    match place.apart {
         // Said apart, as neighbours are stored in vectors.
         1 => places.zip(numbers).for_each(put),
         apart => places.step_by(apart).zip(numbers).for_each(put),
@@ -320,10 +365,10 @@ fn chunks<const SIZE: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; SIZE]> {
     bytes.as_chunks().0.iter().copied()
 }
 
-/// Appends `count` numbers that lie `place.1` apart.
-fn gather<const SIZE: usize>(pool: &[u8], place: (usize, usize), count: usize, out: &mut Vec<u8>) {
-    let numbers = pool.as_chunks::<SIZE>().0[place.0..].iter();
-    out.extend(numbers.step_by(place.1).take(count).flatten());
+/// Appends `count` numbers, or pairs of them.
+fn gather<const SIZE: usize>(pool: &[u8], place: Place, count: usize, out: &mut Vec<u8>) {
+    let numbers = pool.as_chunks::<SIZE>().0[place.start..].iter();
+    out.extend(numbers.step_by(place.apart).take(count).flatten());
 }
 
 /// Appends the wire form of a vector.

@@ -53,6 +53,10 @@ impl Device for Timed {
         self.meter.part(part);
     }
 
+    fn rows_at_once(&self) -> usize {
+        self.device.rows_at_once()
+    }
+
     fn side_by_side(&self, parts: usize, work: &(dyn Fn(usize) + Sync)) {
         self.device.side_by_side(parts, work);
     }

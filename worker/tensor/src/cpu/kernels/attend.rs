@@ -9,14 +9,15 @@
 //! SAFETY (of every body here): the instruction set exists by the contract of
 //! [`Lanes`]; `kernels` has checked that slices are as long as shapes say.
 
+mod pairs;
 mod scores;
 mod weigh;
 
-use super::lanes::{Element, LANES, Lanes};
+use super::lanes::{LANES, Lanes};
 use crate::cpu::math::{exp, tanh};
 use crate::kv_shape::KvDtype;
-use scores::{across, along};
-use weigh::{Weighted, weigh};
+pub(super) use pairs::Pairs;
+pub(super) use scores::Plain;
 
 /// Positions whose scores are computed together, a lane each.
 pub(in crate::cpu) const TILE: usize = LANES;
@@ -28,7 +29,15 @@ const LINE: usize = 64;
 const KEPT: usize = 16;
 
 /// A query's scores of a span; what tiles do not have is anything.
-type Scores = [[f32; TILE]; TILES];
+pub(super) type Scores = [[f32; TILE]; TILES];
+
+/// The numbers of queries.
+#[derive(Clone, Copy)]
+pub(in crate::cpu) enum Queries<'a> {
+    F32(&'a [f32]),
+    /// Little endian; for keys and values in pairs.
+    Bf16(&'a [[u8; 2]]),
+}
 
 /// A query of one head, and the softmax of the scores that it has seen.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +55,7 @@ pub(in crate::cpu) struct Query {
 
 /// Neighbouring positions of one KV head.
 pub(in crate::cpu) struct Span<'a> {
-    pub q: &'a [f32],
+    pub q: Queries<'a>,
     /// Numbers of a query and of a key.
     pub dim: usize,
     pub value_dim: usize,
@@ -78,12 +87,15 @@ pub(in crate::cpu) enum Keys<'a> {
     Across { keys: &'a [u8], stride: usize },
     /// `[positions][dim]`, of which values are the first `value_dim`.
     Along(&'a [u8]),
+    /// `[dim / 2][stride][2]` in bf16, of which the tile's positions are the
+    /// first; values are `[positions / 2][dim][2]`.
+    Pairs { keys: &'a [u8], stride: usize },
 }
 
 impl<'a> Keys<'a> {
     fn bytes(self) -> &'a [u8] {
         match self {
-            Keys::Across { keys, .. } | Keys::Along(keys) => keys,
+            Keys::Across { keys, .. } | Keys::Along(keys) | Keys::Pairs { keys, .. } => keys,
         }
     }
 }
@@ -96,7 +108,20 @@ pub(in crate::cpu) struct Scales<'a> {
     pub values: &'a [f32],
 }
 
-impl Span<'_> {
+impl<'a> Span<'a> {
+    /// Whether keys and values lie in pairs.
+    pub(super) fn in_pairs(&self) -> bool {
+        matches!(self.q, Queries::Bf16(_))
+    }
+
+    /// Numbers of queries that are not in pairs.
+    fn floats(&self) -> &'a [f32] {
+        match self.q {
+            Queries::F32(q) => q,
+            Queries::Bf16(_) => &[],
+        }
+    }
+
     /// Whether queries, keys and values are there.
     pub(super) fn check(&self, queries: &[Query], out: &[f32]) {
         assert!(self.tiles.len() <= TILES && self.value_dim <= self.dim);
@@ -107,8 +132,12 @@ impl Span<'_> {
             self.check_tile(tile);
             end += tile.positions;
         }
+        let numbers = match self.q {
+            Queries::F32(q) => q.len(),
+            Queries::Bf16(q) => q.len(),
+        };
         for query in queries {
-            assert!(query.q + self.dim <= self.q.len());
+            assert!(query.q + self.dim <= numbers);
             assert!(query.out + self.value_dim <= out.len());
             let (from, to) = query.seen;
             assert!(begin <= from && from < to && to <= end);
@@ -123,8 +152,13 @@ impl Span<'_> {
         let keys = match tile.keys {
             Keys::Across { keys, stride } => numbers(keys) >= (self.dim - 1) * stride + positions,
             Keys::Along(keys) => numbers(keys) >= positions * self.dim,
+            Keys::Pairs { keys, stride } => {
+                assert!(self.dim.is_multiple_of(2) && positions.is_multiple_of(2));
+                numbers(keys) >= (self.dim - 2) * stride + 2 * positions
+            }
         };
-        assert!(keys);
+        assert!(keys && self.in_pairs() == matches!(tile.keys, Keys::Pairs { .. }));
+        assert!(!self.in_pairs() || self.dtype == KvDtype::Bf16);
         if let Some(scales) = &tile.scales {
             assert!(scales.keys.len().min(scales.values.len()) >= positions);
         }
@@ -139,16 +173,43 @@ impl Tile<'_> {
     }
 }
 
+/// How keys and values lie and are multiplied.
+pub(super) trait Layout {
+    /// Scores of the span, S queries' at once.
+    ///
+    /// # Safety
+    /// As [`attend`].
+    unsafe fn scores<L: Lanes, const S: usize>(
+        op: &Span<'_>,
+        queries: &[Query],
+        scores: &mut [Scores; KEPT],
+    );
+
+    /// `out = out * decay + weights * values`, in the order of positions, of M
+    /// queries and V vectors at once.
+    ///
+    /// # Safety
+    /// As [`attend`]; there are M queries.
+    unsafe fn weigh<L: Lanes, const M: usize, const V: usize>(
+        op: &Span<'_>,
+        weighted: &Weighted<'_>,
+        out: &mut [f32],
+    );
+}
+
+/// Queries and their weights; a position that a query does not see has none.
+pub(super) struct Weighted<'a> {
+    queries: &'a [Query],
+    weights: &'a [Scores],
+    decays: &'a [f32],
+    /// Positions of the span that any of them sees, from and to.
+    seen: (usize, usize),
+}
+
 /// Adds the span to each query's result, S queries' scores at once, and M
 /// queries' values in V vectors.
 #[inline(always)]
-pub(super) unsafe fn attend<
-    L: Lanes,
-    E: Element,
-    const S: usize,
-    const M: usize,
-    const V: usize,
->(
+pub(super) unsafe fn attend<L: Lanes, K: Layout, const S: usize, const M: usize, const V: usize>(
     op: &Span<'_>,
     queries: &mut [Query],
     out: &mut [f32],
@@ -156,21 +217,7 @@ pub(super) unsafe fn attend<
     for queries in queries.chunks_mut(KEPT) {
         let mut scores: [Scores; KEPT] = [[[0.0; TILE]; TILES]; KEPT];
         let mut decays = [0.0; KEPT];
-        for (index, tile) in op.tiles.iter().enumerate() {
-            let of = (op, tile, index);
-            unsafe {
-                ask_for::<L>(tile.values, tile.positions * op.dim * E::SIZE);
-                if let Some(next) = op.tiles.get(index + 1) {
-                    ask_for::<L>(next.keys.bytes(), next.positions * op.dim * E::SIZE);
-                }
-                match tile.keys {
-                    Keys::Across { keys, stride } => {
-                        across::<L, E, S>(of, (keys, stride), queries, &mut scores);
-                    }
-                    Keys::Along(keys) => along::<L, E>(of, keys, queries, &mut scores),
-                }
-            }
-        }
+        unsafe { K::scores::<L, S>(op, queries, &mut scores) };
         for ((query, scores), decay) in queries.iter_mut().zip(&mut scores).zip(&mut decays) {
             *decay = unsafe { absorb::<L>(op, query, scores) };
             for (tile, scores) in op.tiles.iter().zip(scores) {
@@ -181,25 +228,26 @@ pub(super) unsafe fn attend<
         }
         let mut first = 0;
         while first < queries.len() {
-            let seen = queries[first].seen;
-            let alike = queries[first..].iter().take_while(|it| it.seen == seen);
-            let count = match alike.take(M).count() {
-                all if all == M => M,
-                // A row's heads see alike, where its neighbours do not.
+            let count = match queries.len() - first {
+                left if left >= M => M,
                 2.. => 2,
                 _ => 1,
             };
             let end = first + count;
+            let queries = &queries[first..end];
+            let from = queries.iter().map(|query| query.seen.0).min();
+            let to = queries.iter().map(|query| query.seen.1).max();
             let weighted = Weighted {
-                queries: &queries[first..end],
+                queries,
                 weights: &scores[first..end],
                 decays: &decays[first..end],
+                seen: (from.unwrap_or(0), to.unwrap_or(0)),
             };
             unsafe {
                 match count {
-                    1 => weigh::<L, E, 1, V>(op, &weighted, out),
-                    all if all == M => weigh::<L, E, M, V>(op, &weighted, out),
-                    _ => weigh::<L, E, 2, V>(op, &weighted, out),
+                    1 => K::weigh::<L, 1, V>(op, &weighted, out),
+                    all if all == M => K::weigh::<L, M, V>(op, &weighted, out),
+                    _ => K::weigh::<L, 2, V>(op, &weighted, out),
                 }
             }
             first = end;

@@ -11,7 +11,7 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::lanes::{Element, F32, LANES, Lanes, Terms, Widened};
-use crate::cpu::matrix::activations::BLOCK;
+use crate::cpu::matrix::activations::{BLOCK, round_to_bf16};
 
 /// Vectors of several rows.
 #[derive(Clone, Copy)]
@@ -112,6 +112,19 @@ pub(super) unsafe fn dot<L: Lanes>(x: &[f32], y: &[f32]) -> f32 {
     type Both = Widened<F32>;
     let row = |numbers: &[f32]| Vectors::rows::<Both>(numbers.as_ptr().cast(), 0, F32::SIZE);
     unsafe { dots::<L, Both, 1, 1>(x.len(), row(x), row(y))[0][0] }
+}
+
+/// Rounds to bf16; both are equally long.
+#[inline(always)]
+pub(super) unsafe fn round<L: Lanes>(x: &[f32], out: &mut [[u8; 2]]) {
+    let (x, x_rest) = x.as_chunks::<LANES>();
+    let (out, out_rest) = out.as_chunks_mut::<LANES>();
+    for (x, out) in x.iter().zip(out) {
+        unsafe { L::load_f32(x.as_ptr().cast()).store_bf16(out.as_mut_ptr()) };
+    }
+    for (x, out) in x_rest.iter().zip(out_rest) {
+        *out = round_to_bf16(*x).to_le_bytes();
+    }
 }
 
 /// A block of activations as bytes, and what these are to be multiplied with:

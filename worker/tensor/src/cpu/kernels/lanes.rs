@@ -8,6 +8,7 @@
 use half::{bf16, f16};
 
 use crate::cpu::math::round;
+use crate::cpu::matrix::activations::round_to_bf16;
 use crate::encoding::f8_to_f32;
 
 /// Numbers in a vector.
@@ -34,7 +35,28 @@ pub(super) trait Lanes: Copy {
     /// Adds the products of the second numbers of the pairs, then those of the
     /// first; each sum is rounded once.
     unsafe fn dot_pairs(self, a: Self::Pairs, b: Self::Pairs) -> Self;
+    /// Pairs of zeros.
+    #[inline(always)]
+    unsafe fn no_pairs() -> Self::Pairs {
+        // SAFETY: the caller's contract is the callee's.
+        unsafe { Self::splat_pair([0u8; 4].as_ptr()) }
+    }
+    /// The pair at `p`, sixteen times.
+    unsafe fn splat_pair(p: *const u8) -> Self::Pairs;
+    /// Each pair's bits that `mask` has.
+    unsafe fn mask_pairs(pairs: Self::Pairs, mask: u32) -> Self::Pairs;
     unsafe fn store(self, p: *mut f32);
+    /// Writes what [`round_to_bf16`] makes of each number.
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut [u8; 2]) {
+        let mut numbers = [0.0; LANES];
+        // SAFETY: the caller's contract is the callee's.
+        unsafe {
+            self.store(numbers.as_mut_ptr());
+            let rounded = numbers.map(|x| round_to_bf16(x).to_le_bytes());
+            p.cast::<[[u8; 2]; LANES]>().write_unaligned(rounded);
+        }
+    }
     unsafe fn mul(self, other: Self) -> Self;
     /// `self + a * b`, rounded once.
     unsafe fn fma(self, a: Self, b: Self) -> Self;
@@ -158,8 +180,7 @@ impl Terms for Bf16Pairs {
 
     #[inline(always)]
     unsafe fn no_weights<L: Lanes>() -> L::Pairs {
-        let zeros = [0u8; 64];
-        unsafe { L::load_pairs(zeros.as_ptr()) }
+        unsafe { L::no_pairs() }
     }
 
     #[inline(always)]
@@ -289,6 +310,18 @@ impl Lanes for Portable {
             }
         }
         self
+    }
+
+    #[inline(always)]
+    unsafe fn splat_pair(p: *const u8) -> Self::Pairs {
+        let pair = unsafe { p.cast::<[[u8; 2]; 2]>().read_unaligned() };
+        [pair.map(bf16::from_le_bytes); LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn mask_pairs(pairs: Self::Pairs, mask: u32) -> Self::Pairs {
+        let kept = |number: bf16, mask: u32| bf16::from_bits(number.to_bits() & mask as u16);
+        pairs.map(|[first, second]| [kept(first, mask), kept(second, mask >> 16)])
     }
 
     #[inline(always)]

@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::attend::{Keys, Query, Scales, Span, Tile};
+use super::attend::{Keys, Queries, Query, Scales, Span, Tile};
 use super::*;
 use crate::cpu::compute::On;
 use crate::cpu::testing::numbers;
@@ -9,8 +9,15 @@ use crate::cpu::testing::numbers;
 #[derive(Clone, Copy, Debug)]
 struct Kept {
     dtype: KvDtype,
-    /// Keys lie across.
-    across: bool,
+    lie: Lie,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lie {
+    Across,
+    Along,
+    /// Of bf16 only, and even numbers of positions and of a key's numbers.
+    InPairs,
 }
 
 /// Queries of `dim` numbers and a span of tiles of so many positions.
@@ -91,14 +98,24 @@ impl Case {
     fn kept(&self, first: usize, positions: usize, stride: usize) -> [Vec<u8>; 2] {
         let numbers = first * self.dim..(first + positions) * self.dim;
         let (keys, values) = (&self.keys[numbers.clone()], &self.values[numbers]);
-        if !self.kept.across {
-            return [self.bytes(keys), self.bytes(values)];
-        }
         let mut transposed = vec![77.0; self.dim * stride];
-        for (index, key) in keys.iter().enumerate() {
-            transposed[index % self.dim * stride + index / self.dim] = *key;
+        let mut paired = vec![0.0; values.len()];
+        for (index, (key, value)) in keys.iter().zip(values).enumerate() {
+            let (position, i) = (index / self.dim, index % self.dim);
+            match self.kept.lie {
+                Lie::Along => {}
+                Lie::Across => transposed[i * stride + position] = *key,
+                Lie::InPairs => {
+                    transposed[i / 2 * stride * 2 + position * 2 + i % 2] = *key;
+                    paired[position / 2 * self.dim * 2 + i * 2 + position % 2] = *value;
+                }
+            }
         }
-        [self.bytes(&transposed), self.bytes(values)]
+        match self.kept.lie {
+            Lie::Along => [keys, values].map(|it| self.bytes(it)),
+            Lie::Across => [&transposed, values].map(|it| self.bytes(it)),
+            Lie::InPairs => [transposed, paired].map(|it| self.bytes(&it)),
+        }
     }
 
     /// Results, and the softmax after the span, of some of the queries.
@@ -119,9 +136,10 @@ impl Case {
                 .map(|(&(first, positions, stride), [keys, values])| Tile {
                     first,
                     positions,
-                    keys: match self.kept.across {
-                        true => Keys::Across { keys, stride },
-                        false => Keys::Along(keys),
+                    keys: match self.kept.lie {
+                        Lie::Across => Keys::Across { keys, stride },
+                        Lie::Along => Keys::Along(keys),
+                        Lie::InPairs => Keys::Pairs { keys, stride },
                     },
                     values,
                     scales: (self.kept.dtype == KvDtype::Int8).then_some(Scales {
@@ -130,8 +148,13 @@ impl Case {
                     }),
                 });
         let tiles: Vec<_> = tiles.collect();
+        let mut rounded = vec![[0; 2]; self.q.len()];
+        kernels.round(&self.q, &mut rounded);
         let span = Span {
-            q: &self.q,
+            q: match self.kept.lie {
+                Lie::InPairs => Queries::Bf16(&rounded),
+                _ => Queries::F32(&self.q),
+            },
             dim: self.dim,
             value_dim: self.value_dim,
             dtype: self.kept.dtype,
@@ -148,7 +171,7 @@ impl Case {
     }
 
     fn key(&self, position: usize, i: usize) -> f64 {
-        let scales = match self.kept.across || i >= self.value_dim {
+        let scales = match self.kept.lie != Lie::Along || i >= self.value_dim {
             true => &self.key_scales,
             false => &self.value_scales,
         };
@@ -160,6 +183,14 @@ impl Case {
         value * f64::from(self.value_scales[position])
     }
 
+    /// What a query's number or a weight is when it meets keys or values.
+    fn as_multiplied(&self, number: f32) -> f64 {
+        match self.kept.lie {
+            Lie::InPairs => bf16::from_f32(number).into(),
+            _ => number.into(),
+        }
+    }
+
     fn exact(&self) -> Vec<f64> {
         let mut found = Vec::new();
         let mut softmax = Vec::new();
@@ -167,7 +198,7 @@ impl Case {
             let q = &self.q[query.q..query.q + self.dim];
             let score = |position: usize| {
                 let terms = q.iter().enumerate();
-                let terms = terms.map(|(i, q)| f64::from(*q) * self.key(position, i));
+                let terms = terms.map(|(i, q)| self.as_multiplied(*q) * self.key(position, i));
                 0.4 * terms.sum::<f64>()
             };
             let scores: Vec<f64> = (query.seen.0..query.seen.1).map(score).collect();
@@ -176,8 +207,10 @@ impl Case {
             let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
             found.extend(out.iter().enumerate().map(|(i, out)| {
                 let terms = weights.iter().zip(query.seen.0..);
-                let sum: f64 = terms.map(|(weight, at)| weight * self.value(at, i)).sum();
-                f64::from(*out) * decay + sum
+                let weighted = |(weight, at): (&f64, usize)| {
+                    self.as_multiplied(*weight as f32) * self.value(at, i)
+                };
+                f64::from(*out) * decay + terms.map(weighted).sum::<f64>()
             }));
             softmax.extend([
                 max,
@@ -198,15 +231,23 @@ proptest! {
         shorter in 0usize..20,
         tiles in prop::collection::vec(prop_oneof![1usize..17, Just(16)], 1..5),
         seen in prop::collection::vec((0usize..64, 0usize..90), 1..40),
-        across: bool,
+        lie in prop::sample::select(&[Lie::Across, Lie::Along, Lie::InPairs]),
         dtype in prop::sample::select(&KvDtype::ALL),
     ) {
+        let (dtype, unit) = match lie {
+            Lie::InPairs => (KvDtype::Bf16, 2),
+            _ => (dtype, 1),
+        };
+        let dim = dim.next_multiple_of(unit);
         let sizes = (dim, dim.saturating_sub(shorter).max(1));
-        let case = Case::new(sizes, &tiles, &seen, Kept { dtype, across });
+        let tiles: Vec<usize> = tiles.iter().map(|it| it.next_multiple_of(unit)).collect();
+        let case = Case::new(sizes, &tiles, &seen, Kept { dtype, lie });
         let all = 0..seen.len();
         let oracle = case.run(Kernels(Isa::Portable), all.clone());
         for (found, exact) in oracle.iter().zip(case.exact()) {
-            prop_assert!((f64::from(*found) - exact).abs() < 1e-4, "{found} {exact}");
+            // A weight may be rounded to either side.
+            let most = if lie == Lie::InPairs { 0.02 } else { 1e-4 };
+            prop_assert!((f64::from(*found) - exact).abs() < most, "{found} {exact}");
         }
         for kernels in Kernels::all() {
             prop_assert_eq!(&case.run(kernels, all.clone()), &oracle, "{:?}", kernels);

@@ -38,6 +38,23 @@ unsafe fn f8_as_f16(p: *const u8) -> __m256i {
     }
 }
 
+/// To nearest, ties to even; what is smaller than a normal number becomes zero.
+#[inline(always)]
+unsafe fn round_to_bf16(v: __m512) -> __m256i {
+    unsafe {
+        let bits = _mm512_castps_si512(v);
+        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+        let up = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+        let rounded = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, up));
+        let magnitude = _mm512_and_si512(bits, _mm512_set1_epi32(0x7fff_ffff));
+        let normal = _mm512_cmpge_epi32_mask(magnitude, _mm512_set1_epi32(0x0080_0000));
+        let nan = _mm512_cmpgt_epi32_mask(magnitude, _mm512_set1_epi32(0x7f80_0000));
+        let rounded = _mm512_maskz_mov_epi32(normal, rounded);
+        let rounded = _mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc0));
+        _mm512_cvtepi32_epi16(rounded)
+    }
+}
+
 #[derive(Clone, Copy)]
 pub(super) struct Avx2(pub(super) __m256, pub(super) __m256);
 
@@ -123,6 +140,25 @@ impl Lanes for Avx2 {
                 _mm256_fmadd_ps(lower(a), lower(b), sum)
             };
             Avx2(add(self.0, a.0, b.0), add(self.1, a.1, b.1))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_pair(p: *const u8) -> Self::Pairs {
+        unsafe {
+            let pair = _mm256_set1_epi32(p.cast::<i32>().read_unaligned());
+            (pair, pair)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn mask_pairs(pairs: Self::Pairs, mask: u32) -> Self::Pairs {
+        unsafe {
+            let mask = _mm256_set1_epi32(mask as i32);
+            (
+                _mm256_and_si256(pairs.0, mask),
+                _mm256_and_si256(pairs.1, mask),
+            )
         }
     }
 
@@ -277,8 +313,30 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
     }
 
     #[inline(always)]
+    unsafe fn splat_pair(p: *const u8) -> __m512i {
+        unsafe { _mm512_set1_epi32(p.cast::<i32>().read_unaligned()) }
+    }
+
+    #[inline(always)]
+    unsafe fn mask_pairs(pairs: __m512i, mask: u32) -> __m512i {
+        unsafe { _mm512_and_si512(pairs, _mm512_set1_epi32(mask as i32)) }
+    }
+
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
         unsafe { _mm512_storeu_ps(p, self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut [u8; 2]) {
+        unsafe {
+            let rounded = if BF16 {
+                std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(self.0))
+            } else {
+                round_to_bf16(self.0)
+            };
+            _mm256_storeu_si256(p.cast(), rounded);
+        }
     }
 
     #[inline(always)]

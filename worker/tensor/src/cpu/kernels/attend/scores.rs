@@ -1,4 +1,4 @@
-//! Scores of queries and the keys of a tile.
+//! Scores of queries in f32 and the keys of a tile.
 //!
 //! SAFETY (of every body here): as in [`attend`](super).
 
@@ -6,14 +6,52 @@
 
 use std::ops::Range;
 
-use super::{KEPT, Query, Scores, Span, TILE, Tile, multiply};
+use super::weigh::weigh;
+use super::{KEPT, Keys, Layout, Query, Scores, Span, TILE, Tile, Weighted, ask_for, multiply};
 use crate::cpu::kernels::generic::{Vectors, dots};
 use crate::cpu::kernels::lanes::{Element, F32, Lanes, Widened};
+
+/// Numbers that are widened to f32 where they meet a query's.
+pub(in crate::cpu::kernels) struct Plain<E>(std::marker::PhantomData<E>);
+
+impl<E: Element> Layout for Plain<E> {
+    #[inline(always)]
+    unsafe fn scores<L: Lanes, const S: usize>(
+        op: &Span<'_>,
+        queries: &[Query],
+        scores: &mut [Scores; KEPT],
+    ) {
+        for (index, tile) in op.tiles.iter().enumerate() {
+            let of = (op, tile, index);
+            unsafe {
+                ask_for::<L>(tile.values, tile.positions * op.dim * E::SIZE);
+                if let Some(next) = op.tiles.get(index + 1) {
+                    ask_for::<L>(next.keys.bytes(), next.positions * op.dim * E::SIZE);
+                }
+                match tile.keys {
+                    Keys::Across { keys, stride } | Keys::Pairs { keys, stride } => {
+                        across::<L, E, S>(of, (keys, stride), queries, scores);
+                    }
+                    Keys::Along(keys) => along::<L, E>(of, keys, queries, scores),
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn weigh<L: Lanes, const M: usize, const V: usize>(
+        op: &Span<'_>,
+        weighted: &Weighted<'_>,
+        out: &mut [f32],
+    ) {
+        unsafe { weigh::<L, E, M, V>(op, weighted, out) }
+    }
+}
 
 /// Scores of a tile, of its number in the span, whose keys lie across: each
 /// lane a position.
 #[inline(always)]
-pub(super) unsafe fn across<L: Lanes, E: Element, const S: usize>(
+unsafe fn across<L: Lanes, E: Element, const S: usize>(
     (op, tile, index): (&Span<'_>, &Tile<'_>, usize),
     keys: (&[u8], usize),
     queries: &[Query],
@@ -38,9 +76,9 @@ unsafe fn across_of<L: Lanes, E: Element, const S: usize>(
 ) {
     unsafe {
         let mut sums = [L::splat(0.0); S];
-        let mut starts = [op.q.as_ptr(); S];
+        let mut starts = [op.floats().as_ptr(); S];
         for s in 0..S {
-            starts[s] = op.q.as_ptr().add(queries[s].q);
+            starts[s] = starts[s].add(queries[s].q);
         }
         for d in 0..op.dim {
             let keys = keys.as_ptr().wrapping_add(d * stride * E::SIZE);
@@ -64,7 +102,7 @@ unsafe fn across_of<L: Lanes, E: Element, const S: usize>(
 
 /// Scores of a tile whose keys lie one after the other.
 #[inline(always)]
-pub(super) unsafe fn along<L: Lanes, E: Element>(
+unsafe fn along<L: Lanes, E: Element>(
     (op, tile, index): (&Span<'_>, &Tile<'_>, usize),
     keys: &[u8],
     queries: &[Query],
@@ -102,7 +140,7 @@ unsafe fn dots_along<L: Lanes, E: Element>(
     numbers: Range<usize>,
 ) -> [f32; TILE] {
     let mut found = [0.0; TILE];
-    let q = op.q[query.q + numbers.start..].as_ptr().cast();
+    let q = op.floats()[query.q + numbers.start..].as_ptr().cast();
     let q = Vectors::rows::<Widened<E>>(q, 0, F32::SIZE);
     let from = |position: usize| {
         let number = position * op.dim + numbers.start;

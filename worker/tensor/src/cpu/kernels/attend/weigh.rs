@@ -1,18 +1,11 @@
-//! Values of a span, weighted and added to results.
+//! Values of a span, widened to f32, weighted and added to results.
 //!
 //! SAFETY (of every body here): as in [`attend`](super).
 
 #![allow(clippy::needless_range_loop)]
 
-use super::{Query, Scores, Span};
+use super::{Span, Weighted};
 use crate::cpu::kernels::lanes::{Element, F32, LANES, Lanes};
-
-/// Queries that see the same positions, and their weights.
-pub(super) struct Weighted<'a> {
-    pub(super) queries: &'a [Query],
-    pub(super) weights: &'a [Scores],
-    pub(super) decays: &'a [f32],
-}
 
 /// `out = out * decay + weights * values`, in the order of positions.
 #[inline(always)]
@@ -46,7 +39,7 @@ unsafe fn weigh_vectors<L: Lanes, E: Element, const M: usize, const V: usize>(
     vector: usize,
     out: &mut [f32],
 ) {
-    let seen = weighted.queries[0].seen;
+    let seen = weighted.seen;
     unsafe {
         let mut sums = [[L::splat(0.0); V]; M];
         for m in 0..M {
