@@ -21,10 +21,10 @@ use crate::ops;
 /// Query heads of a single row that are computed together, at most.
 const GROUP: usize = 8;
 /// Rows of a sequence that are computed together, at most.
-const ROWS: usize = 16;
+const ROWS: usize = 64;
 /// Tasks that a thread has at least, where there are so many: those of long
 /// sequences take long.
-const TASKS_PER_THREAD: usize = 8;
+const TASKS_PER_THREAD: usize = 4;
 
 /// One layer's attention.
 pub(super) struct Attention<'a> {
@@ -87,14 +87,9 @@ impl Attention<'_> {
             first = rows.end;
             groups.push(rows);
         }
-        let all_heads = groups.len() >= threads * TASKS_PER_THREAD;
+        let width = self.task_heads((threads * TASKS_PER_THREAD).div_ceil(groups.len().max(1)));
         let mut tasks = Vec::new();
         for rows in groups {
-            // A single row's heads are tasks of their own.
-            let width = match all_heads && rows.len() > 1 {
-                true => self.op.heads,
-                false => self.task_heads(),
-            };
             tasks.extend((0..self.op.heads).step_by(width).map(|head| Task {
                 rows: rows.clone(),
                 heads: head..head + width,
@@ -104,12 +99,18 @@ impl Attention<'_> {
         tasks
     }
 
-    /// Query heads that share a KV head and are computed together, where not all
-    /// are.
-    fn task_heads(&self) -> usize {
-        let shared = self.op.heads / self.shape().kv_heads;
+    /// Query heads of a task: as many as leave at least so many tasks of a row,
+    /// since heads lie beside each other. Those that share a KV head are only
+    /// divided where KV heads are too few.
+    fn task_heads(&self, tasks: usize) -> usize {
+        let kv_heads = self.shape().kv_heads;
+        let shared = self.op.heads / kv_heads;
+        let enough = |parts: &usize| kv_heads.is_multiple_of(*parts) && *parts >= tasks;
         let fits = |heads: &usize| shared.is_multiple_of(*heads);
-        (1..=GROUP).rev().find(fits).unwrap_or(1)
+        match (1..=kv_heads).find(enough) {
+            Some(parts) => self.op.heads / parts,
+            None => (1..=GROUP).rev().find(fits).unwrap_or(1),
+        }
     }
 
     /// Multiplications of a batch.
@@ -129,19 +130,70 @@ impl Attention<'_> {
         (row.position + 1).saturating_sub(seen)
     }
 
-    /// All rows of a task, KV head after KV head.
+    /// All rows of a task over all positions that they see: span after span, and
+    /// in each of these KV head after KV head, as they lie in memory.
     fn task(&self, q: &[f32], task: &mut Task) {
+        let rows = &self.inputs.rows[task.rows.clone()];
+        let (Some(&first_row), Some(&last_row)) = (rows.first(), rows.last()) else {
+            return;
+        };
         let rounded = self.pool.in_pairs().then(|| self.rounded(q, task));
         let q = rounded.as_deref().map_or(Queries::F32(q), Queries::Bf16);
         let shared = self.op.heads / self.shape().kv_heads;
-        let mut queries = Vec::with_capacity(task.rows.len() * shared);
-        let mut first = task.heads.start;
-        while first < task.heads.end {
-            let kv_head = first / shared;
-            let heads = first..task.heads.end.min((kv_head + 1) * shared);
-            self.queries((q, task), heads.clone(), &mut queries);
-            self.head((q, kv_head), task, &mut queries);
-            first = heads.end;
+        let kv_heads = task.heads.start / shared..task.heads.end.div_ceil(shared);
+        let mut queries = self.queries(q, task);
+        // A row's, of one KV head.
+        let together = shared.min(task.heads.len());
+        let cuts = self.cuts();
+        let (begin, end) = (self.first_position(first_row), last_row.position + 1);
+        // Blocks beyond a window may be others' by now.
+        let tiles_of = |(index, kv_head): (usize, usize)| {
+            let seen = index.max(cuts.tile_of(begin))..index + TILES;
+            let starts = seen.map(|tile| cuts.start(tile)).take_while(|&it| it < end);
+            let first = cuts.start(index);
+            starts.map(move |start| self.tile((last_row, kv_head), start, first))
+        };
+        let spans = cuts.tile_of(begin) / TILES..=cuts.tile_of(end - 1) / TILES;
+        let steps = spans.flat_map(|span| kv_heads.clone().map(move |head| (span * TILES, head)));
+        let mut steps = steps.peekable();
+        let (mut tiles, mut next) = (Vec::with_capacity(TILES), Vec::with_capacity(TILES));
+        next.extend(steps.peek().copied().into_iter().flat_map(tiles_of));
+        while let Some((index, kv_head)) = steps.next() {
+            std::mem::swap(&mut tiles, &mut next);
+            next.clear();
+            next.extend(steps.peek().copied().into_iter().flat_map(tiles_of));
+            let (first, positions) = (cuts.start(index), cuts.start(index + TILES));
+            let each = rows.len() * together;
+            let queries = &mut queries[(kv_head - kv_heads.start) * each..][..each];
+            let mut seeing = rows.len()..0;
+            for (index, &row) in rows.iter().enumerate() {
+                let from = self.first_position(row).max(first);
+                let to = positions.min(row.position + 1);
+                if from < to {
+                    seeing = seeing.start.min(index)..index + 1;
+                    for query in &mut queries[index * together..(index + 1) * together] {
+                        query.seen = (from - first, to - first);
+                    }
+                }
+            }
+            let span = Span {
+                q,
+                dim: self.shape().head_dim,
+                value_dim: self.shape().value_dim(),
+                dtype: self.shape().dtype,
+                scale: self.op.scale,
+                soft_cap: self.op.soft_cap,
+                tiles: &tiles,
+                next: &next,
+            };
+            // Rows that see any of it are neighbours.
+            let seeing = &mut queries[seeing.start * together..seeing.end * together];
+            self.kernels.attend(&span, seeing, &mut task.out);
+        }
+        let value_dim = self.shape().value_dim();
+        for query in queries {
+            let out = &mut task.out[query.out..query.out + value_dim];
+            out.iter_mut().for_each(|value| *value /= query.total);
         }
     }
 
@@ -156,83 +208,32 @@ impl Attention<'_> {
         rounded
     }
 
-    /// Rows' queries of heads that share a KV head, row after row.
-    fn queries(
-        &self,
-        (q, task): (Queries<'_>, &Task),
-        heads: Range<usize>,
-        queries: &mut Vec<Query>,
-    ) {
+    /// A task's queries: of heads that share a KV head row after row.
+    fn queries(&self, q: Queries<'_>, task: &Task) -> Vec<Query> {
         let (dim, value_dim) = (self.shape().head_dim, self.shape().value_dim());
-        queries.clear();
-        for (index, row) in task.rows.clone().enumerate() {
-            queries.extend(heads.clone().map(|head| {
-                // A sink is a score that has been seen, and has no value.
-                let sink = self.op.sinks.map(|sinks| sinks[head]);
-                let in_task = index * task.heads.len() + head - task.heads.start;
-                Query {
-                    q: match q {
-                        Queries::F32(_) => (row * self.op.heads + head) * dim,
-                        Queries::Bf16(_) => in_task * dim,
-                    },
-                    out: in_task * value_dim,
-                    seen: (0, 0),
-                    max: sink.unwrap_or(f32::NEG_INFINITY),
-                    total: if sink.is_some() { 1.0 } else { 0.0 },
-                }
-            }));
-        }
-    }
-
-    /// Queries of one KV head over all positions that they see.
-    fn head(&self, (q, kv_head): (Queries<'_>, usize), task: &mut Task, queries: &mut [Query]) {
-        let rows = &self.inputs.rows[task.rows.clone()];
-        let (Some(&first_row), Some(&last_row)) = (rows.first(), rows.last()) else {
-            return;
-        };
-        let shared = queries.len() / rows.len();
-        let cuts = self.cuts();
-        let (begin, end) = (self.first_position(first_row), last_row.position + 1);
-        let mut index = cuts.tile_of(begin) / TILES * TILES;
-        let mut tiles = Vec::with_capacity(TILES);
-        while cuts.start(index) < end {
-            let first = cuts.start(index);
-            tiles.clear();
-            // Blocks beyond a window may be others' by now.
-            let seen = index.max(cuts.tile_of(begin))..index + TILES;
-            let starts = seen.map(|tile| cuts.start(tile)).take_while(|&it| it < end);
-            tiles.extend(starts.map(|start| self.tile((last_row, kv_head), start, first)));
-            let positions = cuts.start(index + TILES) - first;
-            let mut seeing = rows.len()..0;
-            for (index, &row) in rows.iter().enumerate() {
-                let from = self.first_position(row).saturating_sub(first);
-                let to = positions.min((row.position + 1).saturating_sub(first));
-                if from < to {
-                    seeing = seeing.start.min(index)..index + 1;
-                    for query in &mut queries[index * shared..(index + 1) * shared] {
-                        query.seen = (from, to);
+        let shared = self.op.heads / self.shape().kv_heads;
+        let mut queries = Vec::with_capacity(task.rows.len() * task.heads.len());
+        for first in task.heads.clone().step_by(shared) {
+            let heads = first..task.heads.end.min(first + shared);
+            for (index, row) in task.rows.clone().enumerate() {
+                queries.extend(heads.clone().map(|head| {
+                    // A sink is a score that has been seen, and has no value.
+                    let sink = self.op.sinks.map(|sinks| sinks[head]);
+                    let in_task = index * task.heads.len() + head - task.heads.start;
+                    Query {
+                        q: match q {
+                            Queries::F32(_) => (row * self.op.heads + head) * dim,
+                            Queries::Bf16(_) => in_task * dim,
+                        },
+                        out: in_task * value_dim,
+                        seen: (0, 0),
+                        max: sink.unwrap_or(f32::NEG_INFINITY),
+                        total: if sink.is_some() { 1.0 } else { 0.0 },
                     }
-                }
+                }));
             }
-            let span = Span {
-                q,
-                dim: self.shape().head_dim,
-                value_dim: self.shape().value_dim(),
-                dtype: self.shape().dtype,
-                scale: self.op.scale,
-                soft_cap: self.op.soft_cap,
-                tiles: &tiles,
-            };
-            // Rows that see any of it are neighbours.
-            let seeing = &mut queries[seeing.start * shared..seeing.end * shared];
-            self.kernels.attend(&span, seeing, &mut task.out);
-            index += TILES;
         }
-        let value_dim = self.shape().value_dim();
-        for query in queries {
-            let out = &mut task.out[query.out..query.out + value_dim];
-            out.iter_mut().for_each(|value| *value /= query.total);
-        }
+        queries
     }
 
     /// The tile that starts at a position of a row's sequence, in a span that

@@ -16,6 +16,7 @@ mod floats;
 mod generic;
 mod lanes;
 pub(super) mod peaks;
+mod portable;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
@@ -37,8 +38,9 @@ use crate::kv_shape::KvDtype;
 use crate::ops::Activation;
 use attend::{Pairs, Plain, Query};
 use blocks::BlockWeights;
-use lanes::{Bf16, Bf16Pairs, F8, F16, F32, I8, Portable, Widened};
+use lanes::{Bf16, Bf16Pairs, F8, F16, F32, I8, Widened};
 use peaks::Numbers;
+use portable::Portable;
 
 /// The kernels of one instruction set.
 #[derive(Clone, Copy, Debug)]

@@ -28,6 +28,11 @@ const LINE: usize = 64;
 /// Queries whose scores are kept at a time.
 const KEPT: usize = 16;
 
+/// At a cache line: what has been stored in two is not there to be loaded until
+/// both have been written.
+#[repr(align(64))]
+struct Aligned<T>(T);
+
 /// A query's scores of a span; what tiles do not have is anything.
 pub(super) type Scores = [[f32; TILE]; TILES];
 
@@ -65,6 +70,8 @@ pub(in crate::cpu) struct Span<'a> {
     pub soft_cap: Option<f32>,
     /// At most [`TILES`].
     pub tiles: &'a [Tile<'a>],
+    /// What is read after them.
+    pub next: &'a [Tile<'a>],
 }
 
 /// Some of a span's positions.
@@ -214,17 +221,38 @@ pub(super) unsafe fn attend<L: Lanes, K: Layout, const S: usize, const M: usize,
     queries: &mut [Query],
     out: &mut [f32],
 ) {
+    for tile in op.next {
+        let bytes = tile.positions * op.dim * op.dtype.size();
+        unsafe {
+            ask_for::<L>(tile.keys.bytes(), bytes);
+            ask_for::<L>(tile.values, bytes);
+        }
+    }
     for queries in queries.chunks_mut(KEPT) {
-        let mut scores: [Scores; KEPT] = [[[0.0; TILE]; TILES]; KEPT];
+        let seen = seen_by_any(queries);
+        let of_any = op.tiles.partition_point(|tile| tile.first < seen.1);
+        let op = &Span {
+            tiles: &op.tiles[..of_any],
+            ..*op
+        };
+        let mut scores = Aligned([[[0.0; TILE]; TILES]; KEPT]);
+        let scores = &mut scores.0;
         let mut decays = [0.0; KEPT];
-        unsafe { K::scores::<L, S>(op, queries, &mut scores) };
-        for ((query, scores), decay) in queries.iter_mut().zip(&mut scores).zip(&mut decays) {
-            *decay = unsafe { absorb::<L>(op, query, scores) };
-            for (tile, scores) in op.tiles.iter().zip(scores) {
-                if let Some(scales) = &tile.scales {
-                    multiply(scores, scales.values);
-                }
-            }
+        unsafe { K::scores::<L, S>(op, queries, scores) };
+        let mut maxima = [0.0; KEPT];
+        for ((query, scores), max) in queries.iter().zip(&mut *scores).zip(&mut maxima) {
+            *max = unsafe { highest::<L>(op, query, scores) };
+        }
+        // All at once, in vectors.
+        for (query, decay) in queries.iter().zip(&mut decays) {
+            *decay = query.max;
+        }
+        for (decay, max) in decays.iter_mut().zip(&maxima) {
+            *decay = exp(*decay - max);
+        }
+        for (index, query) in queries.iter_mut().enumerate() {
+            query.max = maxima[index];
+            unsafe { absorb::<L>(op, (query, decays[index]), &mut scores[index]) };
         }
         let mut first = 0;
         while first < queries.len() {
@@ -235,13 +263,11 @@ pub(super) unsafe fn attend<L: Lanes, K: Layout, const S: usize, const M: usize,
             };
             let end = first + count;
             let queries = &queries[first..end];
-            let from = queries.iter().map(|query| query.seen.0).min();
-            let to = queries.iter().map(|query| query.seen.1).max();
             let weighted = Weighted {
                 queries,
                 weights: &scores[first..end],
                 decays: &decays[first..end],
-                seen: (from.unwrap_or(0), to.unwrap_or(0)),
+                seen: seen_by_any(queries),
             };
             unsafe {
                 match count {
@@ -255,6 +281,14 @@ pub(super) unsafe fn attend<L: Lanes, K: Layout, const S: usize, const M: usize,
     }
 }
 
+/// Positions that any of them sees, from and to.
+#[inline(always)]
+fn seen_by_any(queries: &[Query]) -> (usize, usize) {
+    let from = queries.iter().map(|query| query.seen.0).min();
+    let to = queries.iter().map(|query| query.seen.1).max();
+    (from.unwrap_or(0), to.unwrap_or(0))
+}
+
 /// Asks for the first `len` bytes: blocks lie anywhere, so the processor does not
 /// see what is read next.
 #[inline(always)]
@@ -264,42 +298,52 @@ unsafe fn ask_for<L: Lanes>(bytes: &[u8], len: usize) {
     }
 }
 
-/// Turns a query's scores into weights; returns what earlier weights are to be
-/// multiplied with. Positions that it does not see have no weight.
+/// The highest score that a query has seen. Those that it does not see become
+/// impossible.
 #[inline(always)]
-unsafe fn absorb<L: Lanes>(op: &Span<'_>, query: &mut Query, scores: &mut Scores) -> f32 {
+unsafe fn highest<L: Lanes>(op: &Span<'_>, query: &Query, scores: &mut Scores) -> f32 {
     let scores = &mut scores[..op.tiles.len()];
     if let Some(cap) = op.soft_cap {
         let scores = scores.as_flattened_mut().iter_mut();
         scores.for_each(|score| *score = cap * tanh(*score / cap));
     }
-    let mut largest = unsafe { L::splat(query.max) };
-    for (tile, scores) in op.tiles.iter().zip(&mut *scores) {
-        fill_unseen(scores, tile.part(query.seen), f32::NEG_INFINITY);
-        largest = unsafe { largest.max(L::load_f32(scores.as_ptr().cast())) };
-    }
-    let max = unsafe { largest.largest() };
-    let decay = exp(query.max - max);
-    let mut total = unsafe { L::splat(0.0) };
+    let mut highest = unsafe { L::splat(query.max) };
     for (tile, scores) in op.tiles.iter().zip(scores) {
-        scores
-            .iter_mut()
-            .for_each(|score| *score = exp(*score - max));
-        fill_unseen(scores, tile.part(query.seen), 0.0);
-        total = unsafe { total.fma(L::load_f32(scores.as_ptr().cast()), L::splat(1.0)) };
+        hide_unseen(scores, tile.part(query.seen));
+        highest = unsafe { highest.max(L::load_f32(scores.as_ptr().cast())) };
     }
-    query.max = max;
-    query.total = query.total * decay + unsafe { total.sum() };
-    decay
+    unsafe { highest.largest() }
 }
 
-/// Sets what is not from `from` to `to`.
+/// Turns a query's scores into weights; earlier ones are to be multiplied with
+/// `decay`.
 #[inline(always)]
-fn fill_unseen(scores: &mut [f32; TILE], (from, to): (usize, usize), value: f32) {
+unsafe fn absorb<L: Lanes>(op: &Span<'_>, (query, decay): (&mut Query, f32), scores: &mut Scores) {
+    let mut total = unsafe { L::splat(0.0) };
+    for (tile, scores) in op.tiles.iter().zip(scores) {
+        scores.iter_mut().for_each(|score| {
+            let weight = exp(*score - query.max);
+            *score = if *score == f32::NEG_INFINITY {
+                0.0
+            } else {
+                weight
+            };
+        });
+        total = unsafe { total.fma(L::load_f32(scores.as_ptr().cast()), L::splat(1.0)) };
+        if let Some(scales) = &tile.scales {
+            multiply(scores, scales.values);
+        }
+    }
+    query.total = query.total * decay + unsafe { total.sum() };
+}
+
+/// Makes positions impossible that are not from `from` to `to`.
+#[inline(always)]
+fn hide_unseen(scores: &mut [f32; TILE], (from, to): (usize, usize)) {
     if (from, to) != (0, TILE) {
         for (position, score) in scores.iter_mut().enumerate() {
             if position < from || position >= to {
-                *score = value;
+                *score = f32::NEG_INFINITY;
             }
         }
     }

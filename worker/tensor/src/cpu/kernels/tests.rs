@@ -161,6 +161,7 @@ impl Case {
             scale: 0.4,
             soft_cap: None,
             tiles: &tiles,
+            next: &tiles,
         };
         let mut queries = self.queries[which.clone()].to_vec();
         let mut out = self.out.clone();

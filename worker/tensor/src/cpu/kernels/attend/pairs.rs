@@ -9,7 +9,7 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::{
-    KEPT, Keys, LANES, Layout, Queries, Query, Scores, Span, TILE, TILES, Weighted, ask_for,
+    Aligned, KEPT, Keys, LANES, Layout, Queries, Query, Scores, Span, TILE, TILES, Weighted,
 };
 use crate::cpu::kernels::lanes::{Element, F32, Lanes};
 
@@ -32,13 +32,6 @@ impl Layout for Pairs {
         queries: &[Query],
         scores: &mut [Scores; KEPT],
     ) {
-        for tile in op.tiles {
-            let bytes = tile.positions * op.dim * PAIR / 2;
-            unsafe {
-                ask_for::<L>(tile.keys.bytes(), bytes);
-                ask_for::<L>(tile.values, bytes);
-            }
-        }
         let (several, rest) = queries.as_chunks::<S>();
         for (queries, scores) in several.iter().zip(scores.chunks_mut(S)) {
             unsafe { scores_of::<L, S>(op, queries, scores) };
@@ -54,14 +47,15 @@ impl Layout for Pairs {
         weighted: &Weighted<'_>,
         out: &mut [f32],
     ) {
-        let mut weights: [Rounded; M] = [[[[0; 2]; TILE]; TILES]; M];
+        let mut weights: Aligned<[Rounded; M]> = Aligned([[[[0; 2]; TILE]; TILES]; M]);
+        let weights = &mut weights.0;
         for m in 0..M {
             let tiles = weighted.weights[m].iter().zip(&mut weights[m]);
             for (weights, rounded) in tiles.take(op.tiles.len()) {
                 unsafe { L::load_f32(weights.as_ptr().cast()).store_bf16(rounded.as_mut_ptr()) };
             }
         }
-        let of = (weighted, &weights);
+        let of = (weighted, &*weights);
         let mut first = 0;
         unsafe {
             while first + V * LANES <= op.value_dim {

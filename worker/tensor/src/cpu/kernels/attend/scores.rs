@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::weigh::weigh;
-use super::{KEPT, Keys, Layout, Query, Scores, Span, TILE, Tile, Weighted, ask_for, multiply};
+use super::{KEPT, Keys, Layout, Query, Scores, Span, TILE, Tile, Weighted, multiply};
 use crate::cpu::kernels::generic::{Vectors, dots};
 use crate::cpu::kernels::lanes::{Element, F32, Lanes, Widened};
 
@@ -24,10 +24,6 @@ impl<E: Element> Layout for Plain<E> {
         for (index, tile) in op.tiles.iter().enumerate() {
             let of = (op, tile, index);
             unsafe {
-                ask_for::<L>(tile.values, tile.positions * op.dim * E::SIZE);
-                if let Some(next) = op.tiles.get(index + 1) {
-                    ask_for::<L>(next.keys.bytes(), next.positions * op.dim * E::SIZE);
-                }
                 match tile.keys {
                     Keys::Across { keys, stride } | Keys::Pairs { keys, stride } => {
                         across::<L, E, S>(of, (keys, stride), queries, scores);

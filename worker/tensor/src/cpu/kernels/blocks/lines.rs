@@ -1,7 +1,8 @@
 //! Operations on lines of weights, in each instruction set.
 
 use super::layout::{Line, ROWS};
-use crate::cpu::kernels::lanes::{LANES, Lanes, Portable};
+use crate::cpu::kernels::lanes::{LANES, Lanes};
+use crate::cpu::kernels::portable::Portable;
 
 /// Lines of 64 bytes, and sixteen 32-bit integers, one a row.
 ///
