@@ -122,7 +122,8 @@ impl Feed {
         self.source.borrow().workload.caveats()
     }
 
-    /// Closed loop: a lane takes a request whenever one of its users is free.
+    /// Closed loop: a lane takes a request whenever one of its users is free. Lanes
+    /// take turns, so that the first does not take all of few.
     async fn keep_full(&self, launch_tx: &mpsc::Sender<Launch>) {
         while let Ok(place) = launch_tx.reserve().await {
             let Some((_, request)) = self.source.borrow_mut().next() else {
@@ -132,6 +133,7 @@ impl Feed {
                 scheduled: None,
                 request,
             });
+            tokio::task::yield_now().await;
         }
     }
 

@@ -1,8 +1,11 @@
 use std::collections::BTreeMap;
 
 use runtime::Lifecycle;
+use tokio::sync::mpsc;
 
+use super::feed::{Feed, Source};
 use super::*;
+use crate::client::Encoder;
 use crate::figures::{Figures, Objectives};
 use crate::null_server::{Fault, Script, ScriptedServer, Stall};
 use crate::planned::{ChatMessage, Output, PlannedRequest, Prompt, Turn};
@@ -104,6 +107,23 @@ fn outcomes(result: &RunResult) -> BTreeMap<Outcome, usize> {
         *counts.entry(record.outcome.clone()).or_default() += 1;
     }
     counts
+}
+
+#[tokio::test]
+async fn a_closed_loop_shares_few_requests_among_lanes() {
+    let target = Target::new("http://127.0.0.1:1", "null");
+    let source = Source {
+        workload: Box::new(fixed(16)),
+        encoder: Encoder::new(&target),
+        budget: u64::MAX,
+    };
+    let (launch_txs, mut launch_rxs): (Vec<_>, Vec<_>) = (0..3).map(|_| mpsc::channel(64)).unzip();
+    let (_, heard_rx) = mpsc::channel(1);
+    let feed = Feed::new(source, Pace::Closed { concurrency: 16 }, None);
+    feed.run(launch_txs, heard_rx, CancellationToken::new())
+        .await;
+    let counts = launch_rxs.iter_mut().map(|lane| lane.len());
+    assert_eq!(counts.collect::<Vec<_>>(), [6, 5, 5]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -62,7 +62,15 @@ impl Threads {
         };
         let mut launch_txs = Vec::new();
         for number in 0..count {
-            let (launch_tx, launch_rx) = mpsc::channel(LOOK_AHEAD);
+            // Shares differ by one at most, and add up.
+            let slots = slots / count + usize::from(number < slots % count);
+            // What a lane has, no other sends: no more than it will need soon.
+            let look_ahead = if closed {
+                slots.min(LOOK_AHEAD)
+            } else {
+                LOOK_AHEAD
+            };
+            let (launch_tx, launch_rx) = mpsc::channel(look_ahead);
             launch_txs.push(launch_tx);
             let tally = Arc::new(Tally::default());
             threads.tallies.push(tally.clone());
@@ -70,8 +78,7 @@ impl Threads {
                 start,
                 end: plan.limits.duration.map(|it| start + it),
                 closed,
-                // Shares differ by one at most, and add up.
-                slots: slots / count + usize::from(number < slots % count),
+                slots,
                 time_limit: plan.time_limit,
                 warm_up: plan.warm_up,
             };

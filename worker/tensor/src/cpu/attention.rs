@@ -3,8 +3,9 @@
 //!
 //! A row passes over its sequence's positions in tiles that end where blocks
 //! and multiples of [`TILE`] end, and in spans of [`TILES`] of these. Both are
-//! cut by position alone, so neither batch, chunk nor block table changes a bit. Neighbouring rows of a sequence
-//! pass over them together, so that keys and values are read once for several.
+//! cut by position alone, so neither batch, chunk nor block table changes a bit.
+//! Neighbouring rows of a sequence pass over them together, so that keys and
+//! values are read once for several.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -162,20 +163,9 @@ impl Attention<'_> {
             std::mem::swap(&mut tiles, &mut next);
             next.clear();
             next.extend(steps.peek().copied().into_iter().flat_map(tiles_of));
-            let (first, positions) = (cuts.start(index), cuts.start(index + TILES));
             let each = rows.len() * together;
             let queries = &mut queries[(kv_head - kv_heads.start) * each..][..each];
-            let mut seeing = rows.len()..0;
-            for (index, &row) in rows.iter().enumerate() {
-                let from = self.first_position(row).max(first);
-                let to = positions.min(row.position + 1);
-                if from < to {
-                    seeing = seeing.start.min(index)..index + 1;
-                    for query in &mut queries[index * together..(index + 1) * together] {
-                        query.seen = (from - first, to - first);
-                    }
-                }
-            }
+            let positions = cuts.start(index)..cuts.start(index + TILES);
             let span = Span {
                 q,
                 dim: self.shape().head_dim,
@@ -186,8 +176,7 @@ impl Attention<'_> {
                 tiles: &tiles,
                 next: &next,
             };
-            // Rows that see any of it are neighbours.
-            let seeing = &mut queries[seeing.start * together..seeing.end * together];
+            let seeing = self.seeing(rows, positions, queries);
             self.kernels.attend(&span, seeing, &mut task.out);
         }
         let value_dim = self.shape().value_dim();
@@ -195,6 +184,29 @@ impl Attention<'_> {
             let out = &mut task.out[query.out..query.out + value_dim];
             out.iter_mut().for_each(|value| *value /= query.total);
         }
+    }
+
+    /// The queries of rows that see any of a span, and what they see of it.
+    fn seeing<'q>(
+        &self,
+        rows: &[Row],
+        span: Range<usize>,
+        queries: &'q mut [Query],
+    ) -> &'q mut [Query] {
+        let together = queries.len() / rows.len().max(1);
+        let mut seeing = rows.len()..0;
+        for (index, &row) in rows.iter().enumerate() {
+            let from = self.first_position(row).max(span.start);
+            let to = span.end.min(row.position + 1);
+            if from < to {
+                // They are neighbours.
+                seeing = seeing.start.min(index)..index + 1;
+                for query in &mut queries[index * together..(index + 1) * together] {
+                    query.seen = (from - span.start, to - span.start);
+                }
+            }
+        }
+        &mut queries[seeing.start.min(seeing.end) * together..seeing.end * together]
     }
 
     /// A task's queries in bf16, `[rows, heads, head_dim]`.

@@ -14,8 +14,8 @@ use crate::kv_shape::{KvDtype, KvShape, KvValues};
 /// matrix: values `[block_size][head_dim]`, keys `[head_dim][block_size]`, so
 /// that scores of neighbouring positions are neighbouring lanes; but keys that
 /// values are part of lie as values do. In bf16 both lie in pairs: keys
-/// `[head_dim / 2][block_size][2]`, values `[block_size / 2][head_dim][2]`. Memory is the system's until a block
-/// is first written.
+/// `[head_dim / 2][block_size][2]`, values `[block_size / 2][head_dim][2]`.
+/// Memory is the system's until a block is first written.
 pub struct CpuKvPool {
     shape: KvShape,
     /// Little endian.
@@ -121,7 +121,8 @@ impl CpuKvPool {
     }
 
     /// Values of a block and head from an offset in the block on, `[positions,
-    /// head_dim]`, or in pairs from an even offset on; where values are part of keys, they are those keys.
+    /// head_dim]`, or in pairs from an even offset on; where values are part of
+    /// keys, they are those keys.
     pub(super) fn values(
         &self,
         layer: usize,
