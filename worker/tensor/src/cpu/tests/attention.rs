@@ -252,6 +252,26 @@ fn attention_bits_do_not_depend_on_chunks_blocks_company_or_threads() {
 }
 
 #[test]
+fn what_a_block_held_before_does_not_spread() {
+    for variant in Variant::all().into_iter().chain(Variant::narrow()) {
+        for device in devices() {
+            // Ends in the middle of a block, of a tile and of a pair.
+            let fresh = Run::new(&device, &variant, &[0, 1, 2]).chunk(0, 37, false);
+            let mut run = Run::new(&device, &variant, &[0, 1, 2]);
+            let not_numbers = vec![0xff; variant.shape().block_bytes().unwrap()];
+            for block in 0..3 {
+                device
+                    .kv_import(&mut run.pool, block, &not_numbers)
+                    .unwrap();
+            }
+            let mut found = run.chunk(0, 5, false);
+            found.extend(run.chunk(5, 37, false));
+            assert!(found == fresh, "{variant:?} {:?}", device.compute.isa());
+        }
+    }
+}
+
+#[test]
 fn refuses_heads_and_sinks_that_do_not_fit() {
     let device = CpuDevice::new(&CpuOptions::new(1)).unwrap();
     let pool = device.kv_pool(&KV).unwrap();

@@ -25,10 +25,11 @@ impl<E: Element> Layout for Plain<E> {
             let of = (op, tile, index);
             unsafe {
                 match tile.keys {
-                    Keys::Across { keys, stride } | Keys::Pairs { keys, stride } => {
+                    Keys::Across { keys, stride } => {
                         across::<L, E, S>(of, (keys, stride), queries, scores);
                     }
                     Keys::Along(keys) => along::<L, E>(of, keys, queries, scores),
+                    Keys::Pairs { .. } => unreachable!("pairs meet queries in bf16"),
                 }
             }
         }
